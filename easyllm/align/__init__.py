@@ -1,0 +1,1 @@
+"""Preference pairs and a model become a better model (not built yet)."""

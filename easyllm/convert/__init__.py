@@ -1,0 +1,1 @@
+"""A Megatron checkpoint becomes a Hugging Face model, proven by parity."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: recipes, coded errors, artifacts, progress, launching. Imports no stage."""

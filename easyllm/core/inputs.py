@@ -1,0 +1,176 @@
+"""What a stage's section may point at, and how a written reference becomes files on disk.
+
+A config field says what it takes by its annotation::
+
+    corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"      an earlier stage, or a directory
+    base:   Annotated[str, Takes("model", "convert", "merge")] = ...    a stage, directory, .gguf, hf:, package:
+    data:   Annotated[list[str], Takes("files")]                        files, folders, globs, builtin:NAME
+"""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from easyllm.core.artifact import Manifest, read_manifest
+from easyllm.core.digest import Digests, of_value
+from easyllm.core.errors import UserError, problem
+from easyllm.core.section import Section
+
+ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".txt", ".txt.gz", ".txt.zst")
+
+
+class Takes:
+    """Annotation of a config field: ``what`` it takes and, for artifacts and models, their ``kinds``."""
+
+    def __init__(self, what: Literal["artifact", "files", "model"], *kinds: str) -> None:
+        self.what = what
+        self.kinds = kinds
+
+
+@dataclass(frozen=True)
+class Input:
+    """One resolved reference of a section.
+
+    ``path`` is the artifact's directory, the model's directory or its .gguf file; None for ``hf:`` and
+    ``modelscope:`` ids and for a stage that has not run. ``files`` are the files of a "files" input.
+    """
+
+    role: str
+    """The config field, dotted."""
+    ref: str
+    what: Literal["artifact", "files", "model"]
+    path: Path | None = None
+    files: tuple[Path, ...] = ()
+    stage: str | None = None
+    """The stage that makes it, when the reference names one."""
+    manifest: Manifest | None = None
+    """Its manifest, when it is an artifact that exists."""
+    digest: str | None = None
+    """Of its content; None while it does not exist."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where references are looked up."""
+
+    recipe_dir: Path
+    """Relative paths in a recipe start here."""
+    run_dir: Path
+    """Where this recipe's artifacts stand, one directory a stage."""
+    cache_dir: Path
+    """Things made once for all recipes: built-in data, dequantised models, digests."""
+    stages: tuple[str, ...]
+    """All stage names; a reference equal to one of them means its artifact."""
+    present: tuple[str, ...]
+    """The stages this recipe has a section for."""
+    digests: Digests
+
+
+def annotated(section: Section) -> list[tuple[str, Any, Takes]]:
+    """(field, value, Takes) of every field of ``section`` that points at something; unset ones left out."""
+    found = []
+    for name, info in type(section).model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Takes) and getattr(section, name) not in (None, [], ()):
+                found.append((name, getattr(section, name), mark))
+    return found
+
+
+def resolve(stage: str, section: Section, place: Place) -> dict[str, Input]:
+    """Every reference of ``section``, by field. Raises UserError for what cannot be found."""
+    problems = []
+    inputs: dict[str, Input] = {}
+    for name, value, takes in annotated(section):
+        try:
+            inputs[name] = _resolve_one(stage, name, value, takes, place)
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UserError(*problems)
+    return inputs
+
+
+def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) -> Input:
+    key = f"{stage}.{name}"
+    if takes.what == "files":
+        refs = [value] if isinstance(value, str) else list(value)
+        if len(refs) == 1 and refs[0] in place.stages:
+            return _from_stage(stage, key, name, refs[0], takes, place)
+        files = tuple(file for ref in refs for file in _files(stage, key, ref, place))
+        digest = place.digests.of_files(files)
+        return Input(name, ", ".join(refs), "files", files=files, digest=digest)
+    if value in place.stages:
+        return _from_stage(stage, key, name, value, takes, place)
+    if takes.what == "model" and value.partition(":")[0] in ("hf", "modelscope"):
+        return Input(name, value, "model", digest=of_value(value))
+    if takes.what == "model" and value.startswith("package:"):
+        path = _gguf_of_package(stage, key, value.removeprefix("package:"))
+        return Input(name, value, "model", path=path, digest=place.digests.of_file(path))
+    path = _below(place.recipe_dir, value)
+    if not path.exists():
+        code = "BASE-001" if takes.what == "model" else "INPUT-001"
+        raise UserError(problem(code, stage=stage, key=key, ref=value, path=str(path)))
+    if path.is_file():
+        return Input(name, value, takes.what, path=path, digest=place.digests.of_file(path))
+    manifest = read_manifest(path)
+    _right_kind(stage, key, value, manifest, takes)
+    if manifest:
+        return Input(name, value, takes.what, path=path, manifest=manifest, digest=manifest.digest)
+    if takes.what == "artifact":
+        raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
+    digest = place.digests.of_files(sorted(f for f in path.rglob("*") if f.is_file()), root=path)
+    return Input(name, value, "model", path=path, digest=digest)
+
+
+def _from_stage(stage: str, key: str, name: str, ref: str, takes: Takes, place: Place) -> Input:
+    path = place.run_dir / ref
+    manifest = read_manifest(path)
+    if manifest is None and ref not in place.present:
+        raise UserError(problem("INPUT-002", stage=stage, key=key, ref=ref, path=str(path)))
+    _right_kind(stage, key, ref, manifest, takes)
+    digest = manifest.digest if manifest else None
+    return Input(name, ref, takes.what, path=path, stage=ref, manifest=manifest, digest=digest)
+
+
+def _right_kind(stage: str, key: str, ref: str, manifest: Manifest | None, takes: Takes) -> None:
+    if manifest and takes.kinds and manifest.kind not in takes.kinds:
+        wanted = ", ".join(takes.kinds)
+        raise UserError(problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted))
+
+
+def _below(root: Path, value: str) -> Path:
+    path = Path(value).expanduser()
+    return path if path.is_absolute() else root / path
+
+
+def _files(stage: str, key: str, ref: str, place: Place) -> list[Path]:
+    """The files of one reference: a file, every row file of a folder (recursive), a glob, or ``builtin:NAME``."""
+    if ref.startswith("builtin:"):
+        from easyllm.recipes import builtin
+
+        return [builtin.materialise(ref.removeprefix("builtin:"), place.cache_dir, stage, key)]
+    path = _below(place.recipe_dir, ref)
+    if path.is_dir():
+        found = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name.endswith(ROW_SUFFIXES)]
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(Path(f) for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
+    if not found:
+        raise UserError(problem("INPUT-001", stage=stage, key=key, ref=ref, path=str(path)))
+    return found
+
+
+def _gguf_of_package(stage: str, key: str, package: str) -> Path:
+    """The one .gguf file that an installed Python package carries."""
+    from importlib import metadata
+
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError as error:
+        raise UserError(problem("BASE-002", stage=stage, key=key, package=package)) from error
+    found = [Path(str(f.locate())) for f in files if f.name.endswith(".gguf")]
+    if len(found) != 1 or not found[0].is_file():
+        raise UserError(problem("BASE-002", stage=stage, key=key, package=package))
+    return found[0]

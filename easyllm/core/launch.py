@@ -1,0 +1,64 @@
+"""Start a program on several ranks with torchrun and wait for it; no rank outlives the one who started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from easyllm.core.errors import StageFailed
+
+
+def torchrun_command(module: str, arguments: list[str], ranks: int) -> list[str]:
+    """The exact command line: one node, ``ranks`` processes, rendezvous on loopback."""
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(ranks),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1",
+        "--module", module, *arguments,
+    ]  # fmt: skip
+
+
+def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str] | None = None) -> None:
+    """Run ``python -m module arguments`` on ``ranks`` processes; what they print goes to our stderr.
+
+    Raises StageFailed when a rank dies.
+    """
+    command = torchrun_command(module, arguments, ranks)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads_per_rank(ranks))} | (env or {})
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    try:
+        code = process.wait()
+    except BaseException:  # Ctrl-C or a kill: take the ranks along, then let it go on
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    if code:
+        raise StageFailed(f"{module} ended with exit code {code} on {ranks} ranks. {' '.join(command)}")
+
+
+def threads_per_rank(ranks: int) -> int:
+    """OMP threads for each rank: the cores shared out, at least one. Oversubscription costs 4x (measured)."""
+    set_by_user = os.environ.get("OMP_NUM_THREADS")
+    if set_by_user and set_by_user.isdigit():
+        return int(set_by_user)
+    return max(1, len(os.sched_getaffinity(0)) // ranks) if hasattr(os, "sched_getaffinity") else 1
+
+
+def die_with_parent() -> None:
+    """Call first in a rank: torchrun starts ranks in sessions of their own, so a killed launcher leaves orphans.
+
+    An orphan would go on writing into the checkpoint that the next run resumes.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()

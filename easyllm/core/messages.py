@@ -1,0 +1,46 @@
+"""One catalogue of texts per language. ``errors`` hold what is wrong and the fix, ``texts`` everything else."""
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LANGUAGES = ("en", "zh")
+_chosen: str | None = None
+
+
+def choose_language(language: str | None) -> None:
+    """Set the language for this process; ``None`` follows the environment."""
+    global _chosen
+    _chosen = language
+
+
+def language() -> str:
+    """``en`` or ``zh``: what ``--lang`` said, else EASYLLM_LANG, LC_ALL, LC_MESSAGES, LANG in that order."""
+    if _chosen:
+        return _chosen
+    for variable in ("EASYLLM_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        value = os.environ.get(variable)
+        if value:
+            return "zh" if value.lower().startswith("zh") else "en"
+    return "en"
+
+
+@cache
+def catalogue(code: str) -> dict[str, dict[str, Any]]:
+    """The whole catalogue of language ``code``: {"errors": {CODE: {"what", "fix"}}, "texts": {name: text}}."""
+    path = Path(__file__).with_name(f"messages.{code}.toml")
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def error_text(code: str, params: dict[str, Any]) -> tuple[str, str]:
+    """(what is wrong, the fix) in the chosen language, with ``params`` filled in."""
+    entry = catalogue(language())["errors"][code]
+    return entry["what"].format(**params), entry["fix"].format(**params)
+
+
+def say(name: str, **params: Any) -> str:
+    """A text of the catalogue in the chosen language."""
+    text: str = catalogue(language())["texts"][name]
+    return text.format(**params)

@@ -1,0 +1,1 @@
+"""Raw text becomes a tokenizer and indexed tokens that Megatron-Core reads."""

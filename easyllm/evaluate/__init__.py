@@ -1,0 +1,1 @@
+"""Models become scores and answers that a person can compare."""

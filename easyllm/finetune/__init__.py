@@ -1,0 +1,1 @@
+"""Instruction rows and a model become an adapter or a model."""

@@ -1,0 +1,1 @@
+"""Seed tasks become reviewed instruction rows (not built yet)."""

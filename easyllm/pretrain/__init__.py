@@ -1,0 +1,1 @@
+"""Tokens become a checkpoint, with Megatron-Core."""

@@ -1,0 +1,1 @@
+"""A model becomes an OpenAI and text-generation-inference endpoint."""
