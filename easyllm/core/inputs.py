@@ -67,13 +67,16 @@ class Place:
     digests: Digests
 
 
-def annotated(section: Section) -> list[tuple[str, Any, Takes]]:
-    """(field, value, Takes) of every field of ``section`` that points at something; unset ones left out."""
+def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes]]:
+    """(dotted field, value, Takes) of every field that points at something, nested sections too; unset ones left out."""
     found = []
     for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found += annotated(value, f"{parents}{name}.")
         for mark in info.metadata:
-            if isinstance(mark, Takes) and getattr(section, name) not in (None, [], ()):
-                found.append((name, getattr(section, name), mark))
+            if isinstance(mark, Takes) and value not in (None, [], ()):
+                found.append((parents + name, value, mark))
     return found
 
 
@@ -111,16 +114,21 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
     if not path.exists():
         code = "BASE-001" if takes.what == "model" else "INPUT-001"
         raise UserError(problem(code, stage=stage, key=key, ref=value, path=str(path)))
-    if path.is_file():
-        return Input(name, value, takes.what, path=path, digest=place.digests.of_file(path))
-    manifest = read_manifest(path)
+    manifest = read_manifest(path) if path.is_dir() else None
     _right_kind(stage, key, value, manifest, takes)
-    if manifest:
-        return Input(name, value, takes.what, path=path, manifest=manifest, digest=manifest.digest)
-    if takes.what == "artifact":
+    if takes.what == "artifact" and manifest is None:
         raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
-    digest = place.digests.of_files(sorted(f for f in path.rglob("*") if f.is_file()), root=path)
-    return Input(name, value, "model", path=path, digest=digest)
+    return Input(name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests))
+
+
+def content_digest(path: Path, digests: Digests) -> str:
+    """Digest of a file, an artifact (what its manifest says) or any other directory (names and contents)."""
+    if path.is_file():
+        return digests.of_file(path)
+    manifest = read_manifest(path)
+    if manifest:
+        return manifest.digest
+    return digests.of_files(sorted(f for f in path.rglob("*") if f.is_file()), root=path)
 
 
 def _from_stage(stage: str, key: str, name: str, ref: str, takes: Takes, place: Place) -> Input:

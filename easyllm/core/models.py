@@ -1,13 +1,16 @@
 """From a model reference to a directory of safetensors that stock transformers loads."""
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from easyllm.core.artifact import sync_tree
+from easyllm.core.artifact import read_manifest, sync_tree
+from easyllm.core.digest import Digests
 from easyllm.core.errors import UserError, problem
-from easyllm.core.inputs import Input
+from easyllm.core.inputs import Input, content_digest
 from easyllm.core.progress import note
 
 if TYPE_CHECKING:
@@ -39,8 +42,9 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     if final.is_dir():
         return final
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
+    quiet_libraries()
     note(f"dequantising {path.name} to fp32 once, into {final}")
     partial = final.with_name(f"{final.name}.partial.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,11 +58,66 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     # A GGUF tokenizer loses its length limit (1e30); without it nothing refuses an over-long prompt.
     tokenizer.model_max_length = loaded.config.max_position_embeddings
     loaded.config.use_cache = True
-    loaded.save_pretrained(partial, safe_serialization=True)
+    # A GGUF carries no generation settings; transformers would fill the file with guesses from the model config.
+    loaded.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    loaded.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    _tidy(partial)
     sync_tree(partial)
     os.rename(partial, final)
     return final
+
+
+def _tidy(directory: Path) -> None:
+    """Drop what transformers leaves behind: the converter's model name, and weights that only the owner reads."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for name in ("_model_name_or_path", "_name_or_path"):
+        config.pop(name, None)
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for file in directory.iterdir():
+        file.chmod(0o644)
+
+
+def load_model(directory: Path, dtype: "torch.dtype") -> Any:
+    """The causal language model of a local directory, in evaluation mode, computing in ``dtype``."""
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    return AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, local_files_only=True).eval()
+
+
+def quiet_libraries() -> None:
+    """Silence transformers' and peft's bars and notices: they drown our own progress, and none asks for an act."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\..*)?")
+
+
+def recorded_base(record: Mapping[str, Any], cache_dir: Path, stage: str, key: str) -> Input:
+    """The base that an artifact's ``records["base"]`` ({"ref", "path", "digest"}) names, as it is today.
+
+    Raises UserError BASE-005 when it is gone and BASE-006 when its content is another.
+    """
+    ref, path = str(record["ref"]), Path(record["path"]) if record["path"] else None
+    if path is None:
+        return Input("base", ref, "model", digest=str(record["digest"]))
+    if not path.exists():
+        raise UserError(problem("BASE-005", stage=stage, key=key, ref=ref, path=str(path)))
+    digests = Digests(cache_dir / "digests.json")
+    today = content_digest(path, digests)
+    digests.save()
+    if today != record["digest"]:
+        raise UserError(problem("BASE-006", stage=stage, key=key, ref=ref, path=str(path)))
+    return Input("base", ref, "model", path=path, manifest=read_manifest(path), digest=today)
 
 
 def _from_hub(name: str, stage: str, source: Input) -> Path:
@@ -98,10 +157,7 @@ def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "the GPU computes bf16 natively"
         return torch.float16, "the GPU has no native bf16 (compute capability below 8.0)"
-    flags = cpu_flags()
-    if {"avx512_bf16", "amx_bf16"} & flags:
-        return torch.bfloat16, "the CPU has bf16 instructions"
-    return torch.float32, "the CPU has no bf16 instructions: bf16 products are about 70 times slower there"
+    return torch.float32, "on a CPU: parity and exact resume are proven in fp32, and few CPUs have fast bf16"
 
 
 def cpu_flags() -> set[str]:

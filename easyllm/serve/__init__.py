@@ -1,1 +1,1 @@
-"""A model becomes an OpenAI and text-generation-inference endpoint."""
+"""model -> an OpenAI and TGI endpoint, and the terminal chat that talks to it."""

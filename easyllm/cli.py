@@ -1,0 +1,293 @@
+"""The command line: verbs, exit codes, and what a user reads. Imports no stage until a verb is called.
+
+Exit codes: 0 done, 1 failed, 2 refused (the user's input), 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from easyllm import __version__
+from easyllm.core.messages import LANGUAGES, choose_language, say
+
+RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls)."
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override any value, such as pretrain.batch.micro_samples=2."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
+
+app = typer.Typer(
+    name="easyllm",
+    help="Carry a large language model through its whole life, from raw text to a served answer.",
+    epilog="Start with: easyllm run tiny-cpu · Every verb has --help. · --lang zh 显示中文。",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="The recipes that ship, and the schema of a recipe.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+
+class StageCommand(typer.core.TyperCommand):
+    """A stage's verb: its --help ends with the keys of its section, read from the config class."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from easyllm.core.reference import key_rows
+        from easyllm.pipeline import Recipe
+
+        rows = [(key, text) for key, text in key_rows(Recipe, str(ctx.info_name)) if key != ctx.info_name]
+        with formatter.section(f"Keys of the section `{ctx.info_name}`"):
+            formatter.write_dl(rows)
+
+
+@app.callback()
+def options(
+    lang: Annotated[str | None, typer.Option(help="Language of messages: en or zh. Default: LANG.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    if lang is not None and lang not in LANGUAGES:
+        raise typer.BadParameter(f"{lang} is not one of {', '.join(LANGUAGES)}", param_hint="--lang")
+    choose_language(lang)
+
+
+@app.command("run")
+def run_verb(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline: skips what is fresh, goes on where a run was cut."""
+    _run(_open(recipe, overrides), first, last, as_json)
+
+
+def _stage_verb(stage: str, help_text: str) -> None:
+    """Add the verb of one stage: the same run, from and to that stage."""
+
+    def verb(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+        _run(_open(recipe, overrides), stage, stage, as_json)
+
+    app.command(stage, help=help_text, cls=StageCommand)(verb)
+
+
+_stage_verb("corpus", "Raw text to a tokenizer and indexed tokens.")
+_stage_verb("pretrain", "Tokens to a checkpoint, with Megatron-Core; loss curve as CSV and PNG.")
+_stage_verb("convert", "Megatron checkpoint to a Hugging Face model, proven by parity.")
+_stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
+_stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
+_stage_verb("align", "Preference pairs and a model to a better model (not built yet).")
+_stage_verb("merge", "Adapter and base to one model, proven by parity.")
+_stage_verb("evaluate", "Held-out loss, perplexity and answers side by side.")
+
+
+@app.command("serve", cls=StageCommand)
+def serve_verb(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Serve the model until Ctrl-C: OpenAI and text-generation-inference routes."""
+    from easyllm import pipeline
+    from easyllm.core.errors import UserError
+    from easyllm.serve.run import serve_forever
+
+    project = _open(recipe, overrides)
+    problems = pipeline.check(project, pipeline.choose(project, "serve", "serve"))
+    job = pipeline.make_job(project, "serve")
+    problems = problems or pipeline.not_ready(job)
+    if problems:
+        raise UserError(*problems)
+    serve_forever(job)
+
+
+@app.command("check")
+def check_verb(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Find every mistake that can be known before anything runs, without loading torch."""
+    from easyllm import pipeline
+    from easyllm.core.errors import UserError
+
+    project = _open(recipe, overrides)
+    problems = pipeline.check(project, project.stages)
+    project.place.digests.save()
+    if problems:
+        raise UserError(*problems)
+    if as_json:
+        _print_json({"recipe": project.recipe.name, "stages": project.stages, "errors": []})
+    else:
+        print(say("check_good", recipe=project.recipe.name, stages=", ".join(project.stages)))
+
+
+@app.command("plan")
+def plan_verb(
+    recipe: RecipeArgument,
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="One stage only.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """What would run: commands, tokens, steps, memory, disk, and why."""
+    from easyllm import pipeline
+    from easyllm.core import report
+
+    if stage and "=" in stage:  # easyllm plan RECIPE key=value
+        stage, overrides = None, [stage, *(overrides or [])]
+    project = _open(recipe, overrides)
+    chosen = pipeline.choose(project, stage, stage)
+    rows = [
+        (name, state, pipeline.plan_of(job))
+        for name, (job, state) in pipeline.states(project).items()
+        if name in chosen
+    ]
+    if as_json:
+        _print_json(report.plan_document(rows))
+    else:
+        print(report.plan_text(rows), end="")
+
+
+@app.command("doctor")
+def doctor_verb(as_json: Json = False) -> None:
+    """What this machine can run, what it cannot, and the fix."""
+    from easyllm.env import doctor
+
+    findings = doctor.examine()
+    if as_json:
+        _print_json(doctor.document(findings))
+    else:
+        print(doctor.text(findings), end="")
+
+
+@app.command("lineage")
+def lineage_verb(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact's directory, runs/<name>/<stage>.")],
+    as_json: Json = False,
+) -> None:
+    """From raw text to this artifact: every input with its digest."""
+    from easyllm.core import lineage
+
+    tree = lineage.trace(path)
+    if as_json:
+        _print_json(tree)
+    else:
+        print(lineage.text(tree), end="")
+
+
+@app.command("chat")
+def chat_verb(
+    target: Annotated[str, typer.Argument(metavar="URL|MODEL", help="A server's address, or a model's directory.")],
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+) -> None:
+    """Talk to a served model in the terminal."""
+    from easyllm.serve.chat import chat
+
+    code = chat(target, system, max_tokens, temperature)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command("review")
+def review_verb(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Rows that instruct has made.")],
+) -> None:
+    """The human cleaning of generated rows (not built yet)."""
+    from easyllm.core.errors import refuse
+
+    raise refuse("RUN-004", stage="review", version=__version__, path=str(directory))
+
+
+@recipe_app.command("ls")
+def recipe_ls(as_json: Json = False) -> None:
+    """List the recipes that ship."""
+    from easyllm.recipes import shipped
+
+    rows = shipped.listing()
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            print(f"{row['name']:<18} {row['about']}")
+
+
+@recipe_app.command("cp")
+def recipe_cp(
+    name: Annotated[str, typer.Argument(help="Name of a recipe that ships.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to copy it to, with its data.")] = Path("."),
+) -> None:
+    """Copy a recipe and its data files, to make them your own."""
+    from easyllm.recipes import shipped
+
+    print(shipped.copy(name, directory))
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of a recipe, so that an editor completes and checks it."""
+    from easyllm.pipeline import Recipe
+
+    schema = Recipe.model_json_schema()
+    _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema)
+
+
+def _open(recipe: str, overrides: Sequence[str] | None) -> Any:
+    from easyllm import pipeline
+    from easyllm.recipes import shipped
+
+    return pipeline.open_project(shipped.find(recipe), overrides or ())
+
+
+def _run(project: Any, first: str | None, last: str | None, as_json: bool) -> None:
+    from easyllm import pipeline
+    from easyllm.core import report
+    from easyllm.core.progress import note
+
+    rows = pipeline.run(project, pipeline.choose(project, first, last))
+    if as_json:
+        _print_json(report.run_document(rows))
+        return
+    if all(row.status == "fresh" for row in rows):
+        note(say("all_fresh", count=len(rows)))
+    print(report.run_text(rows), end="")
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def main() -> int:
+    """Run the command line; every known way to end has its exit code and no traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run says how to go on, like Ctrl-C
+    return _guarded(lambda: app(standalone_mode=False))
+
+
+def _guarded(work: Callable[[], Any]) -> int:
+    from easyllm.core.errors import StageFailed, UserError
+
+    try:
+        result = work()
+    except UserError as error:
+        if "--json" in sys.argv:
+            _print_json({"errors": [entry.as_json() for entry in error.problems]})
+        else:
+            for entry in error.problems:
+                print(entry, file=sys.stderr)
+        return 2
+    except StageFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        print("\n" + say("interrupted"), file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has gone (head, less): nothing is wrong
+        return 0
+    return result if isinstance(result, int) else 0

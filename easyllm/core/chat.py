@@ -1,0 +1,110 @@
+"""Conversations: rows become messages, messages become token ids, and a seal proves that ids stay the same.
+
+Training, merging and serving must render a conversation to exactly the same ids. ``seal`` renders golden
+conversations and hashes the ids; whoever holds the record can prove his own tokenizer against it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from easyllm.core.artifact import Decision
+from easyllm.core.conversations import Message
+from easyllm.core.digest import of_value
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '### ' + message['role'] + '\\n' + (message['content'] | trim) + eos_token + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
+)
+"""For a base without a template: needs no new token, only the end-of-text token every tokenizer has."""
+
+GOLDEN: tuple[tuple[Message, ...], ...] = (
+    ({"role": "user", "content": "What is the capital of France?"},),
+    ({"role": "user", "content": "用一句话介绍你自己。"},),
+    ({"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "12 × 12 = ?"}),
+    (
+        {"role": "user", "content": "Write two lines.\n\n  The second is indented."},
+        {"role": "assistant", "content": "One\n  two 🌊"},
+        {"role": "user", "content": "再来一次 — <b>naïve</b> \t tabs"},
+    ),
+)
+"""Two languages, a system line, several turns, white space, an emoji and digits: what templates get wrong."""
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a local model directory, its chat template with it."""
+    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+
+
+def render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> list[int]:
+    """Token ids of a conversation; with ``add_generation_prompt`` they end where the answer begins.
+
+    Raises jinja2.TemplateError where the template refuses the messages (a role it does not know, say) and
+    ValueError where the tokenizer has no template.
+    """
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+    )
+    return list(ids)
+
+
+def ensure_template(tokenizer: Any) -> Decision | None:
+    """Give a tokenizer without a chat template our plain one, in place; the decision says so, None if it had one.
+
+    Raises ValueError where there is no end-of-text token to close a turn with.
+    """
+    if tokenizer.chat_template:
+        return None
+    if tokenizer.eos_token is None:
+        raise ValueError("the tokenizer has neither a chat template nor an end-of-text token")
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return Decision("chat_template", "plain", f"the base has none; turns end with its {tokenizer.eos_token!r}")
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token with which the template closes an answer, None where it closes it with text only."""
+    question: list[Message] = [{"role": "user", "content": "a"}]
+    answered = [*question, {"role": "assistant", "content": "b"}]
+    tail = render(tokenizer, answered, False)[len(render(tokenizer, question, True)) :]
+    special = special_ids(tokenizer)
+    return next((token for token in tail if token in special), None)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every id that stands for a control token rather than for text."""
+    added = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+
+
+def end_token_ids(tokenizer: Any, generation_config: Any) -> list[int]:
+    """Ids at which an answer is over: generation_config's eos and the template's turn end, in that order.
+
+    ``generation_config`` is a GenerationConfig, its dict, or None. A tuned model that stops at its base's eos
+    only runs on and on (hiyouga/LLaMA-Factory#7454).
+    """
+    given = generation_config or {}
+    eos = given.get("eos_token_id") if isinstance(given, dict) else given.eos_token_id
+    ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    turn_end = turn_end_id(tokenizer) if tokenizer.chat_template else None
+    for extra in (turn_end, None if ends else tokenizer.eos_token_id):
+        if extra is not None and extra not in ends:
+            ends.append(extra)
+    return ends
+
+
+def seal(tokenizer: Any) -> dict[str, Any]:
+    """{"hash", "golden": [{"messages", "add_generation_prompt", "ids"}]}: ids is None where the template refuses."""
+    golden = []
+    for conversation in GOLDEN:
+        for prompt in (True, False):
+            ids: list[int] | None
+            try:
+                ids = render(tokenizer, [dict(message) for message in conversation], prompt)
+            except jinja2.TemplateError:
+                ids = None
+            golden.append({"messages": list(conversation), "add_generation_prompt": prompt, "ids": ids})
+    return {"hash": of_value([entry["ids"] for entry in golden]), "golden": golden}

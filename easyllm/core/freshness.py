@@ -1,0 +1,45 @@
+"""Is what stands on disk what this recipe asks for? Equal config, inputs and seed mean nothing is done again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from easyllm.core.artifact import is_whole, read_manifest
+from easyllm.core.digest import of_value
+from easyllm.core.stage import Job
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a stage's artifact is fresh, and if not, why: a text name of the catalogue and its params."""
+
+    fresh: bool
+    reason: str
+    params: dict[str, Any]
+
+
+def config_of(job: Job[Any]) -> dict[str, Any]:
+    """The resolved section as plain JSON values."""
+    return dict(job.config.model_dump(mode="json"))
+
+
+def fingerprint(job: Job[Any]) -> str:
+    """Of everything that decides the outcome: stage, config, seed and the content of every input."""
+    inputs = {role: found.digest for role, found in job.inputs.items()}
+    return of_value([job.stage, config_of(job), job.seed, inputs])
+
+
+def state(job: Job[Any]) -> State:
+    """Compare the published artifact's manifest with what the recipe asks for now."""
+    final = job.run_dir / job.stage
+    manifest = read_manifest(final)
+    if manifest is None:
+        return State(False, "not_made", {})
+    for role, found in job.inputs.items():
+        before = manifest.inputs.get(role, {}).get("digest")
+        if before is not None and before != found.digest:
+            return State(False, "input_changed", {"role": f"{role} ({found.ref})"})
+    if manifest.fingerprint != fingerprint(job):
+        return State(False, "config_changed", {})
+    if not is_whole(final, manifest):
+        return State(False, "incomplete", {})
+    return State(True, "fresh", {})

@@ -1,0 +1,76 @@
+"""The only place that builds a GPTModel: from an architecture record, for a device."""
+
+import importlib.util
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from easyllm.core.megatron.architecture import Architecture
+
+ACTIVATIONS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+
+
+def transformer_config(a: Architecture, device: torch.device, tensor: int) -> TransformerConfig:
+    """Megatron's configuration; every default of its own that would change the result is set here."""
+    return TransformerConfig(
+        num_layers=a.layers,
+        hidden_size=a.hidden,
+        num_attention_heads=a.heads,
+        num_query_groups=a.kv_heads,
+        kv_channels=a.head_dim,
+        ffn_hidden_size=a.ffn_hidden,
+        normalization=a.norm,
+        layernorm_epsilon=a.norm_epsilon,
+        gated_linear_unit=a.gated,
+        activation_func=ACTIVATIONS[a.activation],
+        add_bias_linear=a.biases,
+        add_qkv_bias=False,
+        init_method_std=a.init_std,
+        hidden_dropout=a.dropout,
+        attention_dropout=a.dropout,
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=1,
+        params_dtype=getattr(torch, a.dtype),
+        pipeline_dtype=getattr(torch, a.dtype),
+        # On the CPU each rank draws the whole matrix and keeps its part, so every tensor parallel size starts equal.
+        use_cpu_initialization=device.type == "cpu",
+        attention_softmax_in_fp32=True,
+        # CUDA kernels, all of them.
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+    )
+
+
+def layer_spec(a: Architecture, device: torch.device) -> tuple[Any, str]:
+    """The layers' implementation, and why."""
+    if device.type == "cuda" and importlib.util.find_spec("transformer_engine"):
+        return get_gpt_layer_with_transformer_engine_spec(), "Transformer Engine is installed and there is a GPU"
+    why = "there is no GPU" if device.type == "cpu" else "Transformer Engine is not installed"
+    return get_gpt_layer_local_spec(normalization=a.norm), f"{why}: Megatron's own torch layers"
+
+
+def build_model(a: Architecture, device: torch.device, tensor: int) -> GPTModel:
+    """The model with fresh weights on ``device``, its part of ``tensor`` ranks. Megatron must be initialised."""
+    spec, _ = layer_spec(a, device)
+    model = GPTModel(
+        transformer_config(a, device, tensor),
+        spec,
+        vocab_size=a.padded_vocabulary,
+        max_sequence_length=a.max_positions,
+        position_embedding_type=a.positions,
+        rotary_base=a.rope_theta or 10000,
+        share_embeddings_and_output_weights=a.tie_embeddings,
+    )
+    return model.to(device) if device.type == "cuda" else model

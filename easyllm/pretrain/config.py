@@ -1,0 +1,101 @@
+"""What can be asked of pretraining."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from easyllm.core.inputs import Takes
+from easyllm.core.section import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Model(Section):
+    """The model to train from nothing. Options of one family only are refused with the other."""
+
+    family: Literal["llama", "gpt2"]
+    """llama: RMSNorm, rotary positions, SwiGLU, grouped queries, no biases. gpt2: LayerNorm, learned positions, GELU, biases."""
+    layers: Positive
+    """Transformer layers."""
+    hidden: Positive
+    """Width of the hidden state."""
+    heads: Positive
+    """Attention heads; each is hidden / heads wide."""
+    kv_heads: Positive | None = None
+    """Key and value heads shared by groups of attention heads (llama only). Unset: as many as heads."""
+    ffn_hidden: Positive | None = None
+    """Width of the feed-forward layer. Unset: 4 x hidden for gpt2, 8/3 x hidden up to the next multiple of 64 for llama."""
+    max_positions: Positive | None = None
+    """Longest sequence the model takes, in tokens. Unset: sequence_tokens."""
+    tie_embeddings: bool | None = None
+    """Whether the output layer is the embedding. Unset: true for gpt2 (always), false for llama."""
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Epsilon of the norms."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    """Base period of the rotary positions (llama only). Unset: 10000."""
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the first weights."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout of hidden states and of attention while training."""
+
+
+class Batch(Section):
+    """How many samples an optimizer step takes. Nothing is rounded."""
+
+    global_samples: Positive
+    """Samples per optimizer step, over all ranks; a multiple of micro_samples x data parallel ranks."""
+    micro_samples: Positive
+    """Samples per rank per forward pass."""
+
+
+class Parallel(Section):
+    """How the model is spread over the ranks."""
+
+    tensor: Positive = 1
+    """Ranks that share one copy of the model, each holding a part of every matrix."""
+
+
+class Optimizer(Section):
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Highest learning rate, reached after the warm-up."""
+    min_learning_rate: Annotated[float, Field(ge=0)] = 2e-4
+    """Learning rate at the last step."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    """Steps over which the learning rate rises linearly."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Weight decay of matrices; norms and biases have none."""
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Decay of the second moment; the first moment's is 0.9."""
+    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 does not clip."""
+
+
+class PretrainConfig(Section):
+    """Indexed tokens to a Megatron checkpoint, with its loss curve."""
+
+    engine: Literal["megatron", "deepspeed"] = "megatron"
+    """megatron: Megatron-Core's own optimizer and data parallelism. deepspeed is not built yet."""
+    corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"
+    """The tokens: a stage, or the directory of a corpus artifact."""
+    model: Model
+    """The model to train."""
+    sequence_tokens: Positive
+    """Tokens per sample."""
+    batch: Batch
+    """Samples per step and per pass."""
+    ranks: Positive = 1
+    """Processes to start; data parallel ranks = ranks / parallel.tensor."""
+    parallel: Parallel = Parallel()
+    """How the model is spread over the ranks."""
+    steps: Positive
+    """Optimizer steps."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW and its schedule."""
+    checkpoint_every_steps: Positive = 500
+    """Steps between checkpoints; there is always one after the last step."""
+    keep_checkpoints: Positive = 2
+    """Newest checkpoints kept while training; the artifact holds the last one."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: GPUs where torch sees them, else the CPU. cpu: the CPU in any case."""

@@ -1,0 +1,63 @@
+"""The job file: everything the ranks need, so that the printed command runs by hand too."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.artifact import write_whole
+from easyllm.core.megatron.architecture import Architecture
+from easyllm.pretrain.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What one training run is made of, resolved."""
+
+    config: PretrainConfig
+    architecture: Architecture
+    seed: int
+    device: str
+    """cuda or cpu."""
+    tokens: Path
+    """Prefix of the .bin and .idx files."""
+    eod_id: int
+    out: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    @property
+    def losses(self) -> Path:
+        return self.out / "losses.csv"
+
+    @property
+    def outcome(self) -> Path:
+        """Where the first rank leaves what the stage reports."""
+        return self.out / ".outcome.json"
+
+    def write(self, path: Path) -> None:
+        data = {
+            "config": self.config.model_dump(),
+            "architecture": self.architecture.as_record(),
+            "seed": self.seed,
+            "device": self.device,
+            "tokens": str(self.tokens),
+            "eod_id": self.eod_id,
+            "out": str(self.out),
+        }
+        write_whole(path, json.dumps(data, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "RankJob":
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return cls(
+            config=PretrainConfig.model_validate(data["config"]),
+            architecture=Architecture.from_record(data["architecture"]),
+            seed=data["seed"],
+            device=data["device"],
+            tokens=Path(data["tokens"]),
+            eod_id=data["eod_id"],
+            out=Path(data["out"]),
+        )

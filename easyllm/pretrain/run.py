@@ -1,0 +1,100 @@
+"""Pretraining: write the job file, start the ranks, gather what they made."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.artifact import Decision
+from easyllm.core.errors import StageFailed, refuse
+from easyllm.core.launch import run_ranks
+from easyllm.core.progress import note
+from easyllm.core.stage import Job, Result
+from easyllm.pretrain import checkpoints, losses
+from easyllm.pretrain.architecture import architecture_of
+from easyllm.pretrain.batch import batch_plan
+from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.job import RankJob
+from easyllm.pretrain.plan import JOB_FILE, RANK_PROGRAM, decisions
+
+LAST_STEPS = 10
+"""The last loss is told alone and as the mean over so many steps."""
+
+
+def run(job: Job[PretrainConfig]) -> Result:
+    """Train, or go on with what a cut run left in ``job.out``; the artifact is a checkpoint with its loss curve."""
+    corpus = job.inputs["corpus"]
+    if corpus.path is None or corpus.manifest is None:
+        raise refuse("INPUT-005", stage=job.stage, key="pretrain.corpus", ref=corpus.ref)
+    ledger = corpus.manifest.records["ledger"]
+    device, device_decision = _device(job)
+    rank_job = RankJob(
+        config=job.config,
+        architecture=architecture_of(job.config, ledger),
+        seed=job.seed,
+        device=device,
+        tokens=corpus.path / corpus.manifest.records["tokens"]["prefix"],
+        eod_id=int(ledger["eod_id"]),
+        out=job.out,
+    )
+    final = job.out / "checkpoint"
+    if not final.is_dir():  # it stands already where a kill came between training and publishing
+        _train(job, rank_job)
+        os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
+    return _gather(job, rank_job, corpus.path, ledger, device_decision)
+
+
+def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
+    from easyllm.core.megatron.session import choose_device
+
+    device, found, why = choose_device(job.config.device)
+    if device == "cuda" and found < job.config.ranks:
+        raise refuse("PRETRAIN-005", stage=job.stage, key="pretrain.ranks", ranks=job.config.ranks, found=found)
+    if device == "cpu":
+        why += "; Megatron-Core runs over gloo with its CUDA calls answered by the CPU"
+    note(f"pretrain: {job.config.ranks} ranks on {device}: {why}")
+    return device, Decision("device", device, why)
+
+
+def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
+    rank_job.outcome.unlink(missing_ok=True)
+    job_file = job.out / JOB_FILE
+    rank_job.write(job_file)
+    run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks)
+    failed = json.loads(rank_job.outcome.read_text("utf-8"))["failed"]
+    if failed:
+        raise StageFailed(f"pretrain: {failed}")
+
+
+def _gather(
+    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision
+) -> Result:
+    rows = losses.read(rank_job.losses)
+    title = f"{job.recipe}: {rank_job.architecture.parameters():,} parameters, {rows[-1].tokens:,} tokens"
+    losses.picture(rows, job.out / "losses.png", title)
+    shutil.copytree(corpus / "tokenizer", job.out / "tokenizer", dirs_exist_ok=True)
+    shutil.rmtree(rank_job.checkpoints, ignore_errors=True)
+    (job.out / JOB_FILE).unlink(missing_ok=True)
+    batch = batch_plan(job.config)
+    return Result(
+        kind="checkpoint",
+        metrics=metrics(rows),
+        decisions=[device, *decisions(job.config, rank_job.architecture, batch)],
+        records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
+    )
+
+
+def metrics(rows: list[losses.Row]) -> dict[str, Any]:
+    """What the loss curve says in a few numbers."""
+    last = rows[-LAST_STEPS:]
+    seconds = sum(row.seconds for row in rows)
+    return {
+        "first_loss": rows[0].loss,
+        "last_loss": rows[-1].loss,
+        "last_loss_mean": sum(row.loss for row in last) / len(last),
+        "tokens": rows[-1].tokens,
+        "tokens_per_second": round(rows[-1].tokens / seconds, 1),
+        "seconds": round(seconds, 2),
+        "steps": rows[-1].step,
+    }

@@ -1,0 +1,68 @@
+"""The address a server listens on: is it free, is it this machine's, and who answers there already."""
+
+import errno
+import json
+import socket
+import urllib.request
+
+from easyllm.core.errors import Problem, UserError, problem
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on ``host``:``port`` (0 takes a free port).
+
+    Raises UserError SERVE-001 when the port is taken and SERVE-007 when the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(_unusable(host, port, error)) from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just stopped leaves TIME_WAIT
+        found.bind(where)
+        found.listen(128)
+    except OSError as error:
+        found.close()
+        raise UserError(_unusable(host, port, error)) from error
+    return found
+
+
+def _unusable(host: str, port: int, error: OSError) -> Problem:
+    if error.errno == errno.EADDRINUSE:
+        return problem("SERVE-001", stage="serve", key="serve.port", host=host, port=port, free=free_port())
+    reason = error.strerror or str(error)
+    return problem("SERVE-007", stage="serve", key="serve.host", host=host, port=port, reason=reason)
+
+
+def free_port() -> int:
+    """A port nothing listens on now; for a message, not to be relied on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def reachable(host: str, port: int) -> str:
+    """The URL at which this machine reaches a server that listens on ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def who_answers(url: str, timeout_seconds: float = 0.5) -> str | None:
+    """The ``router`` that a TGI-speaking server at ``url`` names in /info; None where none answers."""
+    try:
+        with direct_opener().open(f"{url}/info", timeout=timeout_seconds) as answer:
+            info = json.loads(answer.read(65536))
+    except (OSError, ValueError):
+        return None
+    return str(info["router"]) if isinstance(info, dict) and "router" in info else None
+
+
+def direct_opener() -> urllib.request.OpenerDirector:
+    """Opens URLs without any proxy: a proxy set for the internet must not stand before loopback."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

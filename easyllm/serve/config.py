@@ -1,0 +1,33 @@
+"""What can be asked of ``serve``."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from easyllm.core.inputs import Takes
+from easyllm.core.section import Section
+
+
+class ServeConfig(Section):
+    """Serve one model over HTTP; in a pipeline, rehearse that and ask it the prompts of ``ask``."""
+
+    model: Annotated[str, Takes("model", "model")] = "merge"
+    """The model: a stage's artifact, a directory, a .gguf file, hf:org/name or package:NAME."""
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """Model id that clients see in /v1/models; unset: the recipe's name. ``tgi`` and ``dummy`` always mean it too."""
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 lets other machines in; there is no password yet."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """TCP port of ``easyllm serve``. A pipeline's rehearsal takes a free one of its own."""
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = 8
+    """Requests answered at once, in one batch; one more is refused with 429 rather than kept waiting."""
+    max_total_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Prompt and answer together, in tokens; unset: 2048, or the model's own limit where that is lower."""
+    max_input_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest prompt, in tokens; unset: max_total_tokens - 1."""
+    drain_seconds: Annotated[int, Field(ge=1)] = 30
+    """After SIGTERM, how long answers under way may still run before they are cut."""
+    ask: list[Annotated[str, Field(min_length=1)]] = []
+    """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
+    ask_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest answer to a prompt of ``ask``, in tokens."""

@@ -1,0 +1,145 @@
+"""Token ids in, token ids out. Everything above it (text, stop strings, HTTP) knows only ``Engine``."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from easyllm.core.errors import StageFailed
+from easyllm.serve.limits import PAGE_TOKENS, Limits
+from easyllm.serve.sampling import PerRequestSampler, Sampling, install, new_slot
+
+PREFILL_TOKENS = 512
+"""Tokens of one forward pass: a long prompt is read in pieces of this, so that other answers go on meanwhile."""
+
+
+class EngineFailed(Exception):
+    """The engine lost a request, or has died."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token and its log-probability under the model."""
+
+    id: int
+    logprob: float
+
+
+class Engine(Protocol):
+    """What a server needs of whatever runs the model."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncIterator[Token]:
+        """Tokens as they come, an end token last if one was reached. Closing the iterator cancels the request."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class ContinuousBatching:
+    """transformers' ContinuousBatchingManager: all running requests share each forward pass."""
+
+    def __init__(self, model: Any, ends: list[int], limits: Limits) -> None:
+        settings = ContinuousBatchingConfig(
+            page_size=PAGE_TOKENS,
+            num_blocks=limits.cache_blocks,
+            max_batch_tokens=PREFILL_TOKENS,
+            max_requests_per_batch=limits.concurrent_requests,
+            safety_margin=0.0,  # the cache holds every request that is let in, so none has to wait for room
+            use_cuda_graph=False,  # the sampler below is Python that a captured graph would skip
+            use_async_batching=False,
+        )
+        # The end tokens come with each request; -1 keeps the manager from warning that there are none.
+        greedy = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=limits.total_tokens)
+        self._manager = model.init_continuous_batching(greedy, settings)
+        self._sampler = PerRequestSampler()
+        install(self._manager, self._sampler)
+        self._ends = ends
+        self._numbers = itertools.count()
+        self._manager.start()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
+
+    async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncIterator[Token]:
+        number = next(self._numbers)
+        name = f"request-{number}"
+        slot = self._sampler.slots[number] = new_slot(sampling)
+        arrivals: asyncio.Queue[Any] = asyncio.Queue()
+        self._manager.register_result_handler(name, arrivals.put_nowait)
+        finished, given = False, 0
+        try:
+            accepted = self._manager.add_request(
+                ids, request_id=name, max_new_tokens=max_new_tokens, streaming=True,
+                eos_token_id=self._ends, slot=number,
+            )  # fmt: skip
+            if accepted is None:
+                raise EngineFailed("the engine takes no more requests")
+            while not finished:
+                output = await arrivals.get()
+                if output.error is not None:
+                    finished = True
+                    raise EngineFailed(output.error)
+                finished = output.is_finished()
+                for token in output.generated_tokens[given:]:
+                    yield Token(int(token), slot.logprobs[given])
+                    given += 1
+        finally:
+            self._forget(name, number, finished)
+
+    def _forget(self, name: str, number: int, finished: bool) -> None:
+        if not finished:
+            self._manager.cancel_request(name)
+        router = self._manager.output_router
+        with router._lock:  # a cancelled request never finishes, so its handler would stay for ever
+            router.result_handlers.pop(name, None)
+        self._sampler.slots.pop(number, None)
+
+    @property
+    def running(self) -> int:
+        """Requests the engine still works on; for tests and health."""
+        return len(self._sampler.slots)
+
+    def stop(self) -> None:
+        self._manager.stop(block=True, timeout=30, hard_stop=True)
+
+
+def greedy_reference(model: Any, ids: list[int], max_new_tokens: int, ends: list[int]) -> list[int]:
+    """The same answer by plain ``generate()``: the reference every engine is held against."""
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
+    )
+    prompt = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
+    return [int(token) for token in answer[0, len(ids) :]]
+
+
+def greedy_tokens(engine: Engine, ids: list[int], max_new_tokens: int) -> list[int]:
+    """A whole greedy answer of ``engine``, for those outside an event loop."""
+
+    async def collect() -> list[int]:
+        return [token.id async for token in engine.generate(ids, max_new_tokens, Sampling())]
+
+    return asyncio.run(collect())
+
+
+def require_same_words(engine: Engine, model: Any, prompts: list[list[int]], ends: list[int]) -> None:
+    """Warm the engine up and hold it to plain ``generate()``, token for token, where arithmetic is fp32.
+
+    In half precision a near tie may fall the other way, so there it only has to answer. Raises StageFailed: an
+    architecture that continuous batching reads wrongly must not be served in silence.
+    """
+    for ids in prompts:
+        mine = greedy_tokens(engine, ids, 8)
+        if model.dtype == torch.float32:
+            reference = greedy_reference(model, ids, 8, ends)
+            if mine != reference:
+                raise StageFailed(f"SERVE engine answers {mine}, generate() answers {reference}, to {len(ids)} tokens")

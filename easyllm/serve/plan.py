@@ -1,0 +1,51 @@
+"""What serving will take: limits, the size of the key-value cache, and the command that runs by hand."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from easyllm.core.stage import Job, Plan
+from easyllm.serve.config import ServeConfig
+from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
+
+FP32_BYTES = 4
+
+
+def plan(job: Job[ServeConfig]) -> Plan:
+    """Figures from the model's config.json where it is there already."""
+    source = job.inputs.get("model")
+    path = source.path if source and job.ready("model") else None
+    config = read_json(path / "config.json") if path and path.is_dir() else {}
+    limits, why = choose_limits(job.config, model_positions(config))
+    figures = {
+        "prompts asked": len(job.config.ask),
+        "largest prompt (tokens)": limits.input_tokens,
+        "prompt and answer (tokens)": limits.total_tokens,
+        "requests at once": limits.concurrent_requests,
+    }
+    cache = cache_bytes(limits, config, FP32_BYTES)
+    if cache:
+        figures["key-value cache when full (MB)"] = round(cache / 1e6)
+    command = server_command(path or Path(str(source.ref if source else "MODEL")), served_name(job), job.config, limits)
+    weights = path.joinpath("model.safetensors") if path else None
+    memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
+    return Plan(figures, [shlex.join(command)], [why], disk_bytes=1_000_000, memory_bytes=memory)
+
+
+def served_name(job: Job[ServeConfig]) -> str:
+    """The model id that clients see."""
+    return job.config.name or job.recipe
+
+
+def server_command(
+    model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None
+) -> list[str]:
+    """The exact command line of the server process; ``port`` 0 lets it take a free one and print its address."""
+    return [
+        sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
+        "--host", config.host if port is None else "127.0.0.1",
+        "--port", str(config.port if port is None else port),
+        "--max-total-tokens", str(limits.total_tokens), "--max-input-tokens", str(limits.input_tokens),
+        "--max-concurrent-requests", str(limits.concurrent_requests),
+        "--drain-seconds", str(config.drain_seconds),
+    ]  # fmt: skip
