@@ -20,7 +20,9 @@ RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls).
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override any value, such as pretrain.batch.micro_samples=2."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override any value, such as pretrain.batch.micro_samples=2."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
@@ -51,7 +53,9 @@ class StageCommand(typer.core.TyperCommand):
 @app.callback()
 def options(
     lang: Annotated[str | None, typer.Option(help="Language of messages: en or zh. Default: LANG.")] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -165,7 +169,9 @@ def doctor_verb(as_json: Json = False) -> None:
 
 @app.command("lineage")
 def lineage_verb(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact's directory, runs/<name>/<stage>.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An artifact's directory, runs/<name>/<stage>.")
+    ],
     as_json: Json = False,
 ) -> None:
     """From raw text to this artifact: every input with its digest."""
@@ -180,7 +186,9 @@ def lineage_verb(
 
 @app.command("chat")
 def chat_verb(
-    target: Annotated[str, typer.Argument(metavar="URL|MODEL", help="A server's address, or a model's directory.")],
+    target: Annotated[
+        str, typer.Argument(metavar="URL|MODEL", help="A server's address, or a model's directory.")
+    ],
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,

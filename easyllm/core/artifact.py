@@ -45,6 +45,8 @@ class Manifest:
     started: str = ""
     ended: str = ""
     seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    """Largest resident memory of the stage and all its processes, sampled."""
 
     def as_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"

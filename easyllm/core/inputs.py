@@ -118,7 +118,9 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
     _right_kind(stage, key, value, manifest, takes)
     if takes.what == "artifact" and manifest is None:
         raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
-    return Input(name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests))
+    return Input(
+        name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests)
+    )
 
 
 def content_digest(path: Path, digests: Digests) -> str:
@@ -144,7 +146,9 @@ def _from_stage(stage: str, key: str, name: str, ref: str, takes: Takes, place: 
 def _right_kind(stage: str, key: str, ref: str, manifest: Manifest | None, takes: Takes) -> None:
     if manifest and takes.kinds and manifest.kind not in takes.kinds:
         wanted = ", ".join(takes.kinds)
-        raise UserError(problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted))
+        raise UserError(
+            problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted)
+        )
 
 
 def _below(root: Path, value: str) -> Path:

@@ -135,7 +135,9 @@ def _from_modelscope(name: str, stage: str, source: Input) -> Path:
     try:
         from modelscope import snapshot_download  # type: ignore[import-not-found]  # an optional package
     except ImportError as error:
-        raise UserError(problem("BASE-004", stage=stage, key=f"{stage}.{source.role}", ref=source.ref)) from error
+        raise UserError(
+            problem("BASE-004", stage=stage, key=f"{stage}.{source.role}", ref=source.ref)
+        ) from error
     try:
         return Path(snapshot_download(name))
     except (OSError, ValueError) as error:

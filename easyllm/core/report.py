@@ -29,7 +29,8 @@ def run_text(rows: list[Any]) -> str:
     """The stages with their time and what they left, one line each."""
     width = max(len(row.stage) for row in rows) if rows else 0
     lines = [
-        f"{row.stage:<{width}}  {say('status_' + row.status):<6}  {row.manifest.seconds:>7.1f} s  {row.path}" for row in rows
+        f"{row.stage:<{width}}  {say('status_' + row.status):<6}  {row.manifest.seconds:>7.1f} s  {row.path}"
+        for row in rows
     ]
     return "\n".join(lines) + "\n"
 
@@ -57,7 +58,9 @@ def plan_text(rows: list[tuple[str, State, Plan]]) -> str:
     """For each stage: whether it would run and why, figures, decisions with reasons, exact commands."""
     lines: list[str] = []
     for name, state, plan in rows:
-        lines.append(f"{name}: {say('would_skip') if state.fresh else say('would_run', reason=say(state.reason, **state.params))}")
+        lines.append(
+            f"{name}: {say('would_skip') if state.fresh else say('would_run', reason=say(state.reason, **state.params))}"
+        )
         lines += [f"  {figure}: {_figure(value)}" for figure, value in plan.figures.items()]
         if plan.disk_bytes:
             lines.append(f"  {say('disk')}: {human_bytes(plan.disk_bytes)}")

@@ -93,9 +93,16 @@ class Rows:
         except json.JSONDecodeError as error:
             near = text[max(0, error.pos - 20) : error.pos + 20].strip()
             raise self._fault(
-                "ROWS-001", number + error.lineno - 1, column=error.colno, expected=error.msg[:1].lower() + error.msg[1:], near=near
+                "ROWS-001",
+                number + error.lineno - 1,
+                column=error.colno,
+                expected=error.msg[:1].lower() + error.msg[1:],
+                near=near,
             ) from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number of thousands of digits; thousands of brackets
             raise self._fault("ROWS-001", number, column=1, expected=str(error), near=text[:40]) from error
         if _SURROGATE.search(data):
             self._require_whole_characters(value, number)

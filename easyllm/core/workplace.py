@@ -17,12 +17,22 @@ from easyllm.core.artifact import Manifest, list_outputs, publish, read_manifest
 from easyllm.core.digest import of_value
 from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.freshness import config_of, fingerprint
+from easyllm.core.memory import peak_memory
 from easyllm.core.stage import Job, Plan, Result
 
 REQUEST = ".request"
 """Fingerprint of the job a partial directory belongs to."""
 
-RECORDED = ("torch", "megatron-core", "transformers", "tokenizers", "peft", "accelerate", "numpy", "safetensors")
+RECORDED = (
+    "torch",
+    "megatron-core",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "accelerate",
+    "numpy",
+    "safetensors",
+)
 
 
 def writable(run_dir: Path) -> list[Problem]:
@@ -101,7 +111,8 @@ def published(final: Path) -> Manifest:
 def publish_result(job: Job[Any], run: Callable[[Job[Any]], Result]) -> Manifest:
     """Do the work in ``job.out`` and make it the stage's artifact, manifest last."""
     started = datetime.now(UTC)
-    result = run(job)
+    with peak_memory() as peak:
+        result = run(job)
     ended = datetime.now(UTC)
     outputs = list_outputs(job.out)
     manifest = Manifest(
@@ -111,7 +122,9 @@ def publish_result(job: Job[Any], run: Callable[[Job[Any]], Result]) -> Manifest
         fingerprint=fingerprint(job),
         digest=of_value([[o["path"], o["sha256"]] for o in outputs]),
         config=config_of(job),
-        inputs={r: {"ref": i.ref, "path": str(i.path or ""), "digest": i.digest} for r, i in job.inputs.items()},
+        inputs={
+            r: {"ref": i.ref, "path": str(i.path or ""), "digest": i.digest} for r, i in job.inputs.items()
+        },
         outputs=outputs,
         versions=versions(),
         seed=job.seed,
@@ -121,6 +134,7 @@ def publish_result(job: Job[Any], run: Callable[[Job[Any]], Result]) -> Manifest
         started=started.isoformat(timespec="seconds"),
         ended=ended.isoformat(timespec="seconds"),
         seconds=(ended - started).total_seconds(),
+        peak_memory_bytes=peak.bytes,
     )
     publish(job.out, job.run_dir / job.stage, manifest)
     return manifest

@@ -33,15 +33,15 @@ def main():
     state = fingerprint(python)
     if os.path.isfile(STAMP) and read(STAMP) == state:
         return
-    say("easyllm sets up {} with {}".format(os.path.relpath(VENV), python))
+    say(f"easyllm sets up {os.path.relpath(VENV)} with {python}")
     make_venv(python)
     constraints = os.path.join(VENV, "constraints.txt")
     packages = {name: version for name, version in python_pins(pins) if name not in NO_DEPENDENCIES}
     with open(constraints, "w") as file:
-        file.writelines("{}=={}\n".format(name, version) for name, version in sorted(packages.items()))
+        file.writelines(f"{name}=={version}\n" for name, version in sorted(packages.items()))
     pip("install", "pip==" + packages["pip"], "setuptools==" + packages["setuptools"])
     install_torch(packages["torch"])
-    say("installing {} pinned packages and easyllm itself (about 800 MB with a CPU torch)".format(len(packages)))
+    say(f"installing {len(packages)} pinned packages and easyllm itself (about 800 MB with a CPU torch)")
     pip("install", "--no-build-isolation", "-c", constraints, "-e", ROOT + "[train,serve,dev]")
     for name in NO_DEPENDENCIES:
         pip("install", "--no-deps", name + "==" + dict(python_pins(pins))[name])
@@ -83,8 +83,8 @@ def find_python(wanted):
         "easyllm needs Python {}, and none was found (looked at: {}).".format(
             " or ".join(wanted), ", ".join(candidates)
         ),
-        "Install one (Debian/Ubuntu: apt install python3 python3-venv; or pyenv, or uv python install {}) "
-        "or name it: EASYLLM_PYTHON=/path/to/python make setup".format(wanted[0]),
+        f"Install one (Debian/Ubuntu: apt install python3 python3-venv; or pyenv, or uv python install {wanted[0]}) "
+        "or name it: EASYLLM_PYTHON=/path/to/python make setup",
     )
 
 
@@ -92,7 +92,9 @@ def version_of(python):
     """("3.11", "/real/path") or (None, None) when it does not run (a pyenv shim of an absent version, say)."""
     code = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
     try:
-        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
+        done = subprocess.run(
+            [python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None, None
     lines = done.stdout.decode().split("\n")
@@ -117,7 +119,7 @@ def make_venv(python):
 def install_torch(version):
     """The CUDA build where there is a GPU; else a CPU build where one is to be had, saying what is taken."""
     if has_gpu():
-        say("an NVIDIA GPU is here: installing torch {} with CUDA (several GB)".format(version))
+        say(f"an NVIDIA GPU is here: installing torch {version} with CUDA (several GB)")
         pip("install", "torch==" + version)
         return
     places = []
@@ -125,23 +127,33 @@ def install_torch(version):
         places += ["--extra-index-url", os.environ["TORCH_INDEX"]]
     if os.environ.get("TORCH_WHEELS"):
         places += ["--find-links", os.environ["TORCH_WHEELS"]]
-    cpu_build = "torch=={}+cpu".format(version)
-    probe = [venv_python(), "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"] + places + [cpu_build]
+    cpu_build = f"torch=={version}+cpu"
+    probe = (
+        [venv_python(), "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"] + places + [cpu_build]
+    )
     if subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
-        say("no GPU here: installing the CPU build {} (about 200 MB)".format(cpu_build))
+        say(f"no GPU here: installing the CPU build {cpu_build} (about 200 MB)")
         pip("install", *(places + [cpu_build]))
         return
     if platform.system() == "Linux" and platform.machine() == "x86_64":
-        say("no GPU here, and pip finds no CPU build of torch: taking the standard one, several GB of CUDA with it.")
-        say("  To save that, stop (Ctrl-C), find PyTorch's CPU wheel index on its 'Get started' page, and run")
-        say("  TORCH_INDEX=<that address> make setup     (or TORCH_WHEELS=<folder with the wheel> make setup)")
+        say(
+            "no GPU here, and pip finds no CPU build of torch: taking the standard one, several GB of CUDA with it."
+        )
+        say(
+            "  To save that, stop (Ctrl-C), find PyTorch's CPU wheel index on its 'Get started' page, and run"
+        )
+        say(
+            "  TORCH_INDEX=<that address> make setup     (or TORCH_WHEELS=<folder with the wheel> make setup)"
+        )
     pip("install", "torch==" + version)
 
 
 def has_gpu():
     """Whether an NVIDIA driver lists at least one GPU."""
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and b"GPU" in done.stdout
@@ -153,7 +165,18 @@ def venv_python():
 
 def pip(command, *arguments):
     # --no-input: a set-up that waits for a password nobody sees looks like one that hangs
-    run([venv_python(), "-m", "pip", command, "--quiet", "--no-input", "--disable-pip-version-check", *arguments])
+    run(
+        [
+            venv_python(),
+            "-m",
+            "pip",
+            command,
+            "--quiet",
+            "--no-input",
+            "--disable-pip-version-check",
+            *arguments,
+        ]
+    )
 
 
 def run(command):

@@ -183,7 +183,11 @@ def _memory_bytes() -> int:
 
 
 def _gpus() -> tuple[str, ...]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader"]
+    query = [
+        "nvidia-smi",
+        "--query-gpu=name,memory.total,compute_cap,driver_version",
+        "--format=csv,noheader",
+    ]
     answer = _answer(query)
     return tuple(answer.splitlines()) if answer else ()
 

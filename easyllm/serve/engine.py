@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in pieces of this, so that other answers go on meanwhile."""
 
 
-class EngineFailed(Exception):
+class EngineFailed(StageFailed):
     """The engine lost a request, or has died."""
 
 
@@ -35,7 +35,7 @@ class Engine(Protocol):
     @property
     def alive(self) -> bool: ...
 
-    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncIterator[Token]:
+    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
         """Tokens as they come, an end token last if one was reached. Closing the iterator cancels the request."""
         ...
 
@@ -57,7 +57,10 @@ class ContinuousBatching:
         )
         # The end tokens come with each request; -1 keeps the manager from warning that there are none.
         greedy = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=limits.total_tokens)
-        self._manager = model.init_continuous_batching(greedy, settings)
+        try:
+            self._manager = model.init_continuous_batching(greedy, settings)
+        except ValueError as error:  # an attention kind it does not know
+            raise StageFailed(f"SERVE continuous batching cannot run this model: {error}") from error
         self._sampler = PerRequestSampler()
         install(self._manager, self._sampler)
         self._ends = ends
@@ -68,7 +71,7 @@ class ContinuousBatching:
     def alive(self) -> bool:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
 
-    async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncIterator[Token]:
+    async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
         number = next(self._numbers)
         name = f"request-{number}"
         slot = self._sampler.slots[number] = new_slot(sampling)
@@ -114,8 +117,9 @@ class ContinuousBatching:
 def greedy_reference(model: Any, ids: list[int], max_new_tokens: int, ends: list[int]) -> list[int]:
     """The same answer by plain ``generate()``: the reference every engine is held against."""
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
-    )
+        do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max_new_tokens,
+        eos_token_id=ends, pad_token_id=ends[0],
+    )  # fmt: skip
     prompt = torch.tensor([ids], device=model.device)
     with torch.inference_mode():
         answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)

@@ -56,7 +56,10 @@ def transformer_config(a: Architecture, device: torch.device, tensor: int) -> Tr
 def layer_spec(a: Architecture, device: torch.device) -> tuple[Any, str]:
     """The layers' implementation, and why."""
     if device.type == "cuda" and importlib.util.find_spec("transformer_engine"):
-        return get_gpt_layer_with_transformer_engine_spec(), "Transformer Engine is installed and there is a GPU"
+        return (
+            get_gpt_layer_with_transformer_engine_spec(),
+            "Transformer Engine is installed and there is a GPU",
+        )
     why = "there is no GPU" if device.type == "cpu" else "Transformer Engine is not installed"
     return get_gpt_layer_local_spec(normalization=a.norm), f"{why}: Megatron's own torch layers"
 

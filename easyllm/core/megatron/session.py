@@ -42,6 +42,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", module=r"megatron\.core\..*")
     # torch.distributed.checkpoint's internals call each other by deprecated names.
     warnings.filterwarnings("ignore", module=r"torch\.distributed\..*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Please use DTensor", category=FutureWarning)  # Megatron's own use
     # Settings that our own plan prints already, and one line per saved checkpoint.
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
 

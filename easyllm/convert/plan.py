@@ -1,0 +1,38 @@
+"""What conversion will do."""
+
+from easyllm.convert.config import ConvertConfig
+from easyllm.convert.families import FAMILIES
+from easyllm.core.artifact import Decision
+from easyllm.core.launch import torchrun_command
+from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.stage import Job, Plan
+
+READER = "easyllm.convert.read_megatron"
+JOB_FILE = ".read.json"
+FLOAT_BYTES = 4
+TOLERANCE = 3e-5
+"""Largest difference of any logit between Megatron's model and the converted one, as a share of the largest logit.
+
+fp32 on both sides differs by 1e-6 to 2e-6 of it. It is relative because in a model that has trained for few steps
+a wrong row moves the logits, which are small there, by less than any fixed limit that suits a trained one.
+"""
+WHY = "of the largest logit, fp32 on both sides: a right mapping differs by 2e-6 of it, a wrong row by far more"
+
+
+def plan(job: Job[ConvertConfig]) -> Plan:
+    """Sizes are exact once the checkpoint is there."""
+    found = job.inputs.get("checkpoint")
+    decisions = [Decision("parity tolerance", TOLERANCE, WHY)]
+    commands = [" ".join(torchrun_command(READER, [str(job.out / JOB_FILE)], 1))]
+    if found is None or found.manifest is None:
+        return Plan({"parameters": "known once the checkpoint is made"}, commands, decisions)
+    a = Architecture.from_record(found.manifest.records["architecture"])
+    weights = a.parameters() * FLOAT_BYTES
+    figures = {
+        "family": f"{a.family} as {FAMILIES[a.family].hf_class}",
+        "parameters, padded rows included": a.parameters(),
+        "vocabulary, rows": f"{a.padded_vocabulary} padded -> {a.tokenizer_size}",
+        "model, bytes (at most)": weights,
+    }
+    # The reader leaves Megatron's weights beside the model until the parity report is made.
+    return Plan(figures, commands, decisions, disk_bytes=2 * weights, memory_bytes=3 * weights)

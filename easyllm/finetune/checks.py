@@ -1,0 +1,73 @@
+"""What must hold before anything is trained. Pure, no torch."""
+
+from typing import Any
+
+from easyllm import __version__
+from easyllm.core.conversations import read_conversations
+from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.stage import Job
+from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.layers import Header, last_names, read_header, unknown_targets
+from easyllm.finetune.split import split
+
+CHECKED_BYTES = 20_000_000
+"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
+
+
+def check(job: Job[FinetuneConfig]) -> list[Problem]:
+    """Every problem that can be known now; inputs that are not there yet are passed over."""
+    problems = [*_method(job), *_batch(job), *_rows(job)]
+    try:
+        header = read_header(job.inputs["base"].path) if job.ready("base") else None
+    except UserError as error:
+        return [*problems, *error.problems]
+    return [*problems, *(_base(job, header) if header else [])]
+
+
+def _method(job: Job[FinetuneConfig]) -> list[Problem]:
+    if job.config.method == "lora":
+        return []
+    key = "finetune.method"
+    return [problem("TRAIN-002", stage=job.stage, key=key, method=job.config.method, version=__version__)]
+
+
+def _batch(job: Job[FinetuneConfig]) -> list[Problem]:
+    asked, micro = job.config.batch.global_samples, job.config.batch.micro_samples
+    if asked % micro == 0:
+        return []
+    below = asked - asked % micro
+    choice = f"{below} or {below + micro}" if below else str(micro)
+    key = "finetune.batch.global_samples"
+    return [problem("TRAIN-001", stage=job.stage, key=key, asked=asked, micro=micro, choice=choice)]
+
+
+def _rows(job: Job[FinetuneConfig]) -> list[Problem]:
+    files = job.inputs["data"].files
+    if not job.ready("data") or sum(file.stat().st_size for file in files) > CHECKED_BYTES:
+        return []
+    try:
+        split(list(read_conversations(files, job.stage)), job.config.validation_rows, job.seed, files)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def _base(job: Job[FinetuneConfig], header: Header) -> list[Problem]:
+    problems: list[Problem] = []
+    config, limit = job.config, header.context_tokens
+    if limit is not None and config.sequence_tokens > limit:
+        place: dict[str, Any] = {"stage": job.stage, "key": "finetune.sequence_tokens"}
+        problems.append(problem("TRAIN-003", **place, asked=config.sequence_tokens, limit=limit))
+    if config.lora.targets != "auto" and header.known_names:
+        problems += target_problems(config.lora.targets, header.linear)
+    return problems
+
+
+def target_problems(targets: list[str], linear: list[str]) -> list[Problem]:
+    """TARGET-001 when some of ``targets`` fit none of the ``linear`` layers."""
+    unknown = unknown_targets(targets, linear)
+    if not unknown and targets:
+        return []
+    known = ", ".join(last_names(linear)) or "-"
+    shown = ", ".join(unknown) or "[]"
+    return [problem("TARGET-001", stage="finetune", key="finetune.lora.targets", unknown=shown, known=known)]

@@ -1,0 +1,162 @@
+"""Which layers a base has, read from the file headers: no weights, no torch.
+
+safetensors: 8 bytes with the header's length, then JSON (github.com/huggingface/safetensors, README).
+GGUF: magic, version, counts, key-values, tensor table (github.com/ggml-org/ggml, docs/gguf.md).
+"""
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from easyllm.core.errors import refuse
+
+R = TypeVar("R")
+
+_BLOCK = re.compile(r"\.\d+\.")
+_GGUF_LINEAR = {
+    "attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj",
+    "ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_down": "down_proj",
+}  # fmt: skip
+_GGUF_LIKE_LLAMA = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
+_GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_GGUF_STRING, _GGUF_ARRAY = 8, 9
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model's files say of it before anything is loaded."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """Of every tensor, by the name transformers gives it (a GGUF's own name where that is not known)."""
+    context_tokens: int | None = None
+    """Longest sequence the model was made for."""
+    known_names: bool = True
+    """False for a GGUF of a family whose names we cannot translate."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(_product(shape) for shape in self.shapes.values())
+
+    @property
+    def linear(self) -> list[str]:
+        """Paths of the matrices inside the repeated blocks; embeddings and output head stand outside of them."""
+        names = (name.removesuffix(".weight") for name, shape in self.shapes.items() if len(shape) == 2)
+        return [name for name in names if _BLOCK.search(f".{name}.")]
+
+
+def read_header(path: Path | None) -> Header | None:
+    """Header of a model directory or a .gguf file; None where there is none to read (a hub id, other weights).
+
+    Raises UserError BASE-007 where a file is not what its name says (a cut download, a git-lfs pointer).
+    """
+    if path is None:
+        return None
+    if path.suffix == ".gguf" and path.is_file():
+        return _whole(path, _gguf)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if not files:
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= _whole(file, _safetensors)
+    return Header(shapes, _whole(path / "config.json", _context_tokens))
+
+
+def _whole(path: Path, read: Callable[[Path], R]) -> R:
+    try:
+        return read(path)
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise refuse("BASE-007", stage="finetune", key="finetune.base", file=path, reason=str(error)) from error
+
+
+def last_names(paths: Iterable[str]) -> list[str]:
+    """The different last parts of module paths, in the order they come: q_proj, k_proj, ..."""
+    return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+
+
+def unknown_targets(targets: Iterable[str], linear: Iterable[str]) -> list[str]:
+    """The targets that fit no layer; one fits by its full path or by the end of it, as PEFT does it."""
+    paths = list(linear)
+    return [t for t in targets if not any(path == t or path.endswith(f".{t}") for path in paths)]
+
+
+def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _context_tokens(config: Path) -> int | None:
+    if not config.is_file():
+        return None
+    values = json.loads(config.read_text("utf-8"))
+    return next((values[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in values), None)
+
+
+def _gguf(path: Path) -> Header:
+    with path.open("rb") as file:
+        magic, _, tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
+        if magic != b"GGUF":
+            raise ValueError(f"it begins with {magic!r}")
+        values = dict(_gguf_pair(file) for _ in range(pairs))
+        table = [_gguf_tensor(file) for _ in range(tensors)]
+    family = str(values.get("general.architecture"))
+    known = family in _GGUF_LIKE_LLAMA
+    shapes = {_gguf_name(name) if known else name: shape for name, shape in table}
+    return Header(shapes, values.get(f"{family}.context_length"), known)
+
+
+def _gguf_name(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight, as transformers names it."""
+    parts = name.split(".")
+    if parts[0] != "blk" or parts[2] not in _GGUF_LINEAR:
+        return name
+    linear = _GGUF_LINEAR[parts[2]]
+    group = "self_attn" if parts[2].startswith("attn") else "mlp"
+    return ".".join(["model.layers", parts[1], group, linear, *parts[3:]])
+
+
+def _gguf_pair(file: BinaryIO) -> tuple[str, Any]:
+    name = _gguf_string(file)
+    (kind,) = struct.unpack("<I", file.read(4))
+    return name, _gguf_value(file, kind)
+
+
+def _gguf_value(file: BinaryIO, kind: int) -> Any:
+    if kind == _GGUF_STRING:
+        return _gguf_string(file)
+    if kind != _GGUF_ARRAY:
+        layout = f"<{_GGUF_SCALARS[kind]}"
+        return struct.unpack(layout, file.read(struct.calcsize(layout)))[0]
+    inner, count = struct.unpack("<IQ", file.read(12))
+    if inner in (_GGUF_STRING, _GGUF_ARRAY):
+        for _ in range(count):
+            _gguf_value(file, inner)
+    else:
+        file.seek(count * struct.calcsize(f"<{_GGUF_SCALARS[inner]}"), 1)
+    return None  # vocabularies and merges: walked over, not kept
+
+
+def _gguf_string(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file.read(length).decode("utf-8", "replace")
+
+
+def _gguf_tensor(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
+    name = _gguf_string(file)
+    (dimensions,) = struct.unpack("<I", file.read(4))
+    shape = struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))
+    file.seek(12, 1)  # its type and its offset
+    return name, tuple(reversed(shape))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,87 @@
+"""One request from prompt ids to pieces of text, with the reason why it ended. Knows no dialect."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from easyllm.core.chat import special_ids
+from easyllm.serve.engine import Engine, Token
+from easyllm.serve.sampling import Sampling
+from easyllm.serve.text import Detokenizer, StopStrings
+
+Finish = Literal["length", "eos_token", "stop_sequence"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request every check has passed."""
+
+    ids: list[int]
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    keep_stop: bool = False
+    """Whether a stop string stays at the end of the text."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token and the text it completes; the last one says why the answer ended."""
+
+    token: Token
+    special: bool
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer all at once."""
+
+    text: str
+    pieces: list[Piece]
+
+    @property
+    def finish(self) -> Finish:
+        last = self.pieces[-1].finish
+        assert last is not None
+        return last
+
+
+class Voice:
+    """A model's engine and its tokenizer: what answers."""
+
+    def __init__(self, engine: Engine, tokenizer: Any, ends: list[int]) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self._ends = frozenset(ends)
+        self._special = special_ids(tokenizer) | self._ends
+
+    async def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        """The answer token by token. Closing the iterator stops the engine's work on it."""
+        detokenizer = Detokenizer(self.tokenizer)
+        stops = StopStrings(ask.stops, ask.keep_stop)
+        left = ask.max_new_tokens
+        async with aclosing(self.engine.generate(ask.ids, ask.max_new_tokens, ask.sampling)) as tokens:
+            async for token in tokens:
+                left -= 1
+                ended = token.id in self._ends
+                fresh = "" if ended else detokenizer.add(token.id)
+                if ended or not left:
+                    fresh += detokenizer.finish()
+                text, hit = stops.add(fresh)
+                finish: Finish | None = "eos_token" if ended else None if left else "length"
+                if hit:
+                    finish = "stop_sequence"
+                elif finish:
+                    text += stops.finish()
+                yield Piece(token, token.id in self._special, text, finish)
+                if finish:
+                    return
+
+    async def whole(self, ask: Ask) -> Whole:
+        """The answer all at once; what a stream of the same request would say, joined."""
+        async with aclosing(self.answer(ask)) as pieces:
+            found = [piece async for piece in pieces]
+        return Whole("".join(piece.text for piece in found), found)

@@ -1,0 +1,105 @@
+"""The front desk both dialects share: readiness, admission, limits, and the words of a request as token ids."""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jinja2
+from starlette.requests import Request
+
+from easyllm.core.chat import render
+from easyllm.serve.answering import Ask, Piece, Whole
+from easyllm.serve.bodies import Body, Message, read
+from easyllm.serve.limits import Limits
+from easyllm.serve.loading import Loaded
+from easyllm.serve.refusals import Refused, invalid
+from easyllm.serve.sse import EventStream, body_of, while_connected
+
+MOST_BYTES = 2_000_000
+B = TypeVar("B", bound=Body)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the server says of itself and its model."""
+
+    name: str
+    digest: str | None
+    limits: Limits
+
+
+class Desk:
+    """Lets requests in, at most ``limits.concurrent_requests`` at a time, once the model is loaded."""
+
+    def __init__(self, about: About) -> None:
+        self.about = about
+        self.loaded: Loaded | None = None
+        self.running = 0
+        """Requests being answered now."""
+
+    @property
+    def healthy(self) -> bool:
+        return self.loaded is not None and self.loaded.voice.engine.alive
+
+    @property
+    def model(self) -> Loaded:
+        """The loaded model; refused with 503 while it is not there, or when its engine has died."""
+        if self.loaded is None:
+            raise Refused(503, "the model is still loading")
+        if not self.loaded.voice.engine.alive:
+            raise Refused(503, "the engine has died; restart the server")
+        return self.loaded
+
+    async def read(self, request: Request, kind: type[B]) -> B:
+        body = await body_of(request, MOST_BYTES)
+        if body is None:
+            raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes")
+        return read(body, kind)
+
+    def prompt_of_messages(self, messages: list[Message]) -> list[int]:
+        try:
+            return render(self.model.voice.tokenizer, [message.plain() for message in messages], True)
+        except jinja2.TemplateError as error:
+            raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
+
+    def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
+        ids: list[int] = self.model.voice.tokenizer.encode(text)
+        return ids[-keep_last:] if keep_last else ids
+
+    def room(self, ids: list[int], asked: int | None, default: int | None) -> int:
+        """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit. Refused over a limit."""
+        limits, code = self.about.limits, "context_length_exceeded"
+        if not ids:
+            raise invalid("`inputs` must have at least one token")
+        if len(ids) > limits.input_tokens:
+            raise invalid(f"`inputs` must have less than {limits.input_tokens + 1} tokens. Given: {len(ids)}", code=code)
+        left = limits.total_tokens - len(ids)
+        if asked is not None and asked > left:
+            raise invalid(
+                f"`inputs` tokens + `max_new_tokens` must be <= {limits.total_tokens}. "
+                f"Given: {len(ids)} `inputs` tokens and {asked} `max_new_tokens`", code=code,
+            )  # fmt: skip
+        return asked or min(left, default or left)
+
+    def enter(self) -> None:
+        """Take one of the places at the engine, or 429: clients know how to come back, a queue only hides the load."""
+        if self.running >= self.about.limits.concurrent_requests:
+            raise Refused(429, "Model is overloaded")
+        self.running += 1
+
+    def leave(self) -> None:
+        """Give the place of ``enter`` back."""
+        self.running -= 1
+
+    async def whole(self, ask: Ask, request: Request) -> Whole:
+        """The answer at once, given up when the client goes away."""
+        self.enter()
+        try:
+            return await while_connected(self.model.voice.whole(ask), request.receive)
+        finally:
+            self.leave()
+
+    def stream(self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]]) -> EventStream:
+        """The answer as events that ``say`` makes of its pieces. 429 comes before it, as a status."""
+        self.enter()
+        return EventStream(say(self.model.voice.answer(ask)), self.leave)

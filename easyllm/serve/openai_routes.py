@@ -1,0 +1,172 @@
+"""The OpenAI API: /v1/models, /v1/chat/completions and /v1/completions, whole or as a stream."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from easyllm.serve.answering import Ask, Piece, Whole
+from easyllm.serve.bodies import ChatBody, CompletionBody, OpenAIBody
+from easyllm.serve.desk import Desk
+from easyllm.serve.engine import EngineFailed
+from easyllm.serve.refusals import Refused, invalid, openai_body
+from easyllm.serve.sampling import Sampling
+from easyllm.serve.sse import event
+
+ALIASES = ("tgi", "dummy")
+"""What clients of text-generation-inference call the one model that is there."""
+FINISH = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The routes below /v1."""
+    api = OpenAIRoutes(desk)
+    return [
+        Route("/v1/models", api.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", api.one_model, methods=["GET"]),
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.completions, methods=["POST"]),
+    ]
+
+
+class OpenAIRoutes:
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.started = int(time.time())
+
+    def card(self) -> dict[str, Any]:
+        return {"id": self.desk.about.name, "object": "model", "created": self.started, "owned_by": "easyllm"}
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self.card()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self.require_model(request.path_params["name"])
+        return JSONResponse(self.card())
+
+    async def chat(self, request: Request) -> Response:
+        body = await self.desk.read(request, ChatBody)
+        self.require_model(body.model)
+        if body.max_tokens and body.max_completion_tokens:
+            raise invalid("set `max_tokens` or `max_completion_tokens`, not both", "max_tokens")
+        ids = self.desk.prompt_of_messages(body.messages)
+        ask = self.ask(body, ids, body.max_completion_tokens or body.max_tokens)
+        return await self.reply(body, ask, ChatWords(self.desk.about.name), request)
+
+    async def completions(self, request: Request) -> Response:
+        body = await self.desk.read(request, CompletionBody)
+        self.require_model(body.model)
+        # OpenAI's default of 16 new tokens: a completion has no turn end to stop at.
+        ask = self.ask(body, self.desk.prompt_of_text(body.prompt), body.max_tokens, default=16)
+        return await self.reply(body, ask, CompletionWords(self.desk.about.name), request)
+
+    async def reply(self, body: OpenAIBody, ask: Ask, words: "Words", request: Request) -> Response:
+        if body.stream_options and not body.stream:
+            raise invalid("`stream_options` needs `stream`: true", "stream_options")
+        if not body.stream:
+            return JSONResponse(words.whole(await self.desk.whole(ask, request), ask))
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return self.desk.stream(ask, lambda pieces: words.stream(pieces, ask, with_usage))
+
+    def require_model(self, name: str | None) -> None:
+        """No name means the one model there is; a wrong one is the caller's mistake, never answered by another."""
+        about = self.desk.about
+        if name is not None and name not in (about.name, *ALIASES):
+            raise Refused(404, f"The model `{name}` does not exist; this server has `{about.name}`", "model", "model_not_found")
+
+    def ask(self, body: OpenAIBody, ids: list[int], asked: int | None, default: int | None = None) -> Ask:
+        """The checked request. Sampling settings that are absent are those of the model's generation_config."""
+        given = self.desk.model.default
+        sampling = Sampling(
+            given.temperature if body.temperature is None else body.temperature,
+            given.top_p if body.top_p is None else body.top_p,
+            given.top_k if body.top_k is None else body.top_k,
+            body.seed,
+        )
+        return Ask(ids, self.desk.room(ids, asked, default), sampling, body.stops())
+
+
+class Words:
+    """How an answer is told; the two routes differ in names only."""
+
+    prefix, object_whole, object_chunk = "", "", ""
+
+    def __init__(self, model: str) -> None:
+        self.base = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def choice(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        """Of a chunk; None makes the last one, which has no text."""
+        raise NotImplementedError
+
+    def opening(self) -> dict[str, Any] | None:
+        """A first delta before any text, or None."""
+        return None
+
+    def whole(self, answer: Whole, ask: Ask) -> dict[str, Any]:
+        choice = {"index": 0, **self.choice(answer.text), "logprobs": None, "finish_reason": FINISH[answer.finish]}
+        counted = usage(ask, len(answer.pieces))
+        return {**self.base, "object": self.object_whole, "choices": [choice], "usage": counted}
+
+    async def stream(
+        self, pieces: AsyncGenerator[Piece, None], ask: Ask, with_usage: bool
+    ) -> AsyncGenerator[bytes, None]:
+        extra: dict[str, Any] = {"usage": None} if with_usage else {}
+        count, finish = 0, None
+        opening = self.opening()
+        if opening is not None:
+            yield event(self.chunk(opening, None, extra))
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    count += 1
+                    finish = piece.finish
+                    if piece.text:
+                        yield event(self.chunk(self.delta(piece.text), None, extra))
+        except EngineFailed as error:
+            yield event(openai_body(Refused(500, str(error))))
+            return
+        yield event(self.chunk(self.delta(None), FINISH[str(finish)], extra))
+        if with_usage:
+            yield event({**self.base, "object": self.object_chunk, "choices": [], "usage": usage(ask, count)})
+        yield event("[DONE]")
+
+    def chunk(self, delta: dict[str, Any], finish: str | None, extra: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": finish}
+        return {**self.base, "object": self.object_chunk, "choices": [choice], **extra}
+
+
+class ChatWords(Words):
+    prefix, object_whole, object_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def choice(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"delta": {} if text is None else {"content": text}}
+
+    def opening(self) -> dict[str, Any] | None:
+        return {"delta": {"role": "assistant", "content": ""}}
+
+
+class CompletionWords(Words):
+    prefix, object_whole, object_chunk = "cmpl", "text_completion", "text_completion"
+
+    def choice(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"text": text or ""}
+
+
+def usage(ask: Ask, generated: int) -> dict[str, int]:
+    """Tokens in and out; an end token counts, since it was generated."""
+    prompt = len(ask.ids)
+    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}

@@ -1,0 +1,49 @@
+"""A request that is not answered: one kind of exception, told in the words of either API."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+TGI_TYPES = {404: "not_found", 413: "validation", 422: "validation", 429: "overloaded", 503: "unhealthy"}
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass
+class Refused(Exception):
+    """``status`` is the HTTP status of both APIs, but 422 becomes 400 in OpenAI's, which knows no 422."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:
+    """The client asked for what cannot be had."""
+    return Refused(422, message, param, code)
+
+
+def openai_body(refused: Refused) -> dict[str, Any]:
+    default = "invalid_request_error" if refused.status < 500 else "server_error"
+    kind = OPENAI_TYPES.get(refused.status, default)
+    return {
+        "error": {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code}
+    }
+
+
+def openai_response(refused: Refused) -> JSONResponse:
+    status = 400 if refused.status == 422 else refused.status
+    return JSONResponse(openai_body(refused), status, refused.headers())
+
+
+def tgi_body(refused: Refused) -> dict[str, Any]:
+    return {"error": refused.message, "error_type": TGI_TYPES.get(refused.status, "generation")}
+
+
+def tgi_response(refused: Refused) -> JSONResponse:
+    return JSONResponse(tgi_body(refused), refused.status, refused.headers())

@@ -1,0 +1,87 @@
+"""Server-sent events that stop the moment the client is gone."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+def event(data: Any) -> bytes:
+    """One event; a string goes as it is, anything else as JSON."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n".encode()
+
+
+class EventStream(Response):
+    """Sends what ``events`` yields. It is closed at once when the client disconnects, so the engine stops too.
+
+    Starlette's StreamingResponse notices a lost client only at the next send; a slow model may be long in between.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], done: Callable[[], None]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with suppress(ClientGone):
+                await while_connected(self._send_all(send), receive)
+        finally:
+            await self._events.aclose()
+            self._done()
+
+    async def _send_all(self, send: Send) -> None:
+        async for chunk in self._events:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def while_connected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of ``work``; when the client disconnects first, ``work`` is cancelled and ClientGone raised.
+
+    The request's body must have been read.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for other in (task, watch):
+            if not other.done():
+                other.cancel()
+                with suppress(asyncio.CancelledError):
+                    await other
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def body_of(request: Request, most_bytes: int) -> bytes | None:
+    """The request's body, or None where it is longer than ``most_bytes``."""
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > most_bytes:
+            return None
+    return bytes(found)
