@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.core
 
 from easyllm import __version__
 from easyllm.core.messages import LANGUAGES, choose_language, say
@@ -20,9 +20,7 @@ RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls).
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Override any value, such as pretrain.batch.micro_samples=2."
-    ),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override any value, such as pretrain.batch.micro_samples=2."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
@@ -41,7 +39,7 @@ app.add_typer(recipe_app, name="recipe")
 class StageCommand(typer.core.TyperCommand):
     """A stage's verb: its --help ends with the keys of its section, read from the config class."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from easyllm.core.reference import key_rows
         from easyllm.pipeline import Recipe
 
@@ -53,9 +51,7 @@ class StageCommand(typer.core.TyperCommand):
 @app.callback()
 def options(
     lang: Annotated[str | None, typer.Option(help="Language of messages: en or zh. Default: LANG.")] = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -141,7 +137,8 @@ def plan_verb(
     from easyllm.core import report
 
     if stage and "=" in stage:  # easyllm plan RECIPE key=value
-        stage, overrides = None, [stage, *(overrides or [])]
+        overrides = [stage, *(overrides or [])]
+        stage = None
     project = _open(recipe, overrides)
     chosen = pipeline.choose(project, stage, stage)
     rows = [
@@ -169,9 +166,7 @@ def doctor_verb(as_json: Json = False) -> None:
 
 @app.command("lineage")
 def lineage_verb(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="An artifact's directory, runs/<name>/<stage>.")
-    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact's directory, runs/<name>/<stage>.")],
     as_json: Json = False,
 ) -> None:
     """From raw text to this artifact: every input with its digest."""
@@ -186,9 +181,7 @@ def lineage_verb(
 
 @app.command("chat")
 def chat_verb(
-    target: Annotated[
-        str, typer.Argument(metavar="URL|MODEL", help="A server's address, or a model's directory.")
-    ],
+    target: Annotated[str, typer.Argument(metavar="URL|MODEL", help="A server's address, or a model's directory.")],
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
@@ -290,12 +283,13 @@ def _guarded(work: Callable[[], Any]) -> int:
     except StageFailed as error:
         print(error, file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("\n" + say("interrupted"), file=sys.stderr)
         return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    except typer.TyperException as error:  # a wrong option or a missing argument: typer's own words
+        shown: Any = error  # show() and exit_code stand on typer's private subclass of this public one
+        shown.show()
+        return int(shown.exit_code)
     except BrokenPipeError:  # the reader of our output has gone (head, less): nothing is wrong
         return 0
     return result if isinstance(result, int) else 0

@@ -201,9 +201,7 @@ def _run_stage(project: Project, stage: str) -> Row:
         raise UserError(*[_placed(entry, project.source) for entry in problems])
     resumed = workplace.open_partial(job)
     note(
-        say("resuming", stage=stage)
-        if resumed
-        else say("starting", stage=stage, reason=say(now.reason, **now.params))
+        say("resuming", stage=stage) if resumed else say("starting", stage=stage, reason=say(now.reason, **now.params))
     )
     with workplace.full_disk_is_the_users(stage, job.out):
         manifest = workplace.publish_result(job, _module(stage, "run").run)

@@ -132,3 +132,35 @@ def run_python(code: str, **env: str) -> str:
 def last_json(text: str) -> Any:
     """The JSON document on the last line of ``text``."""
     return json.loads(text.strip().splitlines()[-1])
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "model": pretrain_config()["model"] | {"dropout": 0.1},
+        "steps": 60,
+        "checkpoint_every_steps": 20,
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4},
+    },
+    "one-rank": {"ranks": 1},
+    "data-parallel": {},
+    "tensor-parallel": {"parallel": {"tensor": 2}},
+    "gpt2": {
+        "model": {"family": "gpt2", "layers": 2, "hidden": 64, "heads": 4, "dropout": 0.1},
+        "parallel": {"tensor": 2},
+    },
+}
+"""Training runs that several tests look at, each run once; changes to ``pretrain_config``."""
+
+
+def shared_corpus(base: Path) -> Path:
+    """The corpus below ``base``, made once."""
+    path = base / "tiny-megatron" / "corpus"
+    return path if path.exists() else make_corpus(path)
+
+
+def trained(base: Path, name: str) -> Path:
+    """The checkpoint artifact of one of ``RUNS``, trained once below ``base``."""
+    path = base / "tiny-megatron" / name
+    if not (path / "manifest.json").exists():
+        pretrain(shared_corpus(base), path, **RUNS[name])
+    return path

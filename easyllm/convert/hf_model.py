@@ -18,9 +18,7 @@ def special_ids(tokenizer: Any, architecture: Architecture) -> dict[str, int | N
     return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": eos, "pad_token_id": pad}
 
 
-def write_model(
-    tensors: "dict[str, torch.Tensor]", architecture: Architecture, tokenizer: Any, out: Path
-) -> None:
+def write_model(tensors: "dict[str, torch.Tensor]", architecture: Architecture, tokenizer: Any, out: Path) -> None:
     """safetensors, config.json, generation_config.json and the tokenizer into ``out``."""
     import transformers
 

@@ -73,7 +73,7 @@ def logits(model: Any, ids: list[int]) -> "torch.Tensor":
 
     tokens = torch.tensor([ids])
     with torch.inference_mode():
-        out = model(tokens, torch.arange(len(ids))[None], None)  # [1, tokens, padded vocabulary]
+        out: torch.Tensor = model(tokens, torch.arange(len(ids))[None], None)  # [1, tokens, padded vocabulary]
     return out[0].float().clone()
 
 

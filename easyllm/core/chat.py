@@ -62,9 +62,7 @@ def ensure_template(tokenizer: Any) -> Decision | None:
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer has neither a chat template nor an end-of-text token")
     tokenizer.chat_template = PLAIN_TEMPLATE
-    return Decision(
-        "chat_template", "plain", f"the base has none; turns end with its {tokenizer.eos_token!r}"
-    )
+    return Decision("chat_template", "plain", f"the base has none; turns end with its {tokenizer.eos_token!r}")
 
 
 def turn_end_id(tokenizer: Any) -> int | None:

@@ -49,6 +49,7 @@ class Problem:
 
 def problem(
     code: str,
+    /,
     *,
     stage: str | None = None,
     key: str | None = None,
@@ -69,7 +70,7 @@ class UserError(Exception):
         self.problems = problems
 
 
-def refuse(code: str, **params: Any) -> UserError:
+def refuse(code: str, /, **params: Any) -> UserError:
     """``raise refuse("BATCH-002", asked=128, ...)``: a UserError of one problem."""
     return UserError(problem(code, **params))
 

@@ -116,9 +116,7 @@ def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
     at = (targets != IGNORED).any(dim=0).nonzero().flatten()
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     few = {"logits_to_keep": at} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **few
-    ).logits
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **few).logits
     if not few:
         logits = logits[:, at]
     return torch.nn.functional.cross_entropy(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from easyllm.core.artifact import Manifest, read_manifest
 from easyllm.core.digest import Digests, of_value
-from easyllm.core.errors import UserError, problem
+from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.section import Section
 
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".txt", ".txt.gz", ".txt.zst")
@@ -82,7 +82,7 @@ def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes
 
 def resolve(stage: str, section: Section, place: Place) -> dict[str, Input]:
     """Every reference of ``section``, by field. Raises UserError for what cannot be found."""
-    problems = []
+    problems: list[Problem] = []
     inputs: dict[str, Input] = {}
     for name, value, takes in annotated(section):
         try:
@@ -118,9 +118,7 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
     _right_kind(stage, key, value, manifest, takes)
     if takes.what == "artifact" and manifest is None:
         raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
-    return Input(
-        name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests)
-    )
+    return Input(name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests))
 
 
 def content_digest(path: Path, digests: Digests) -> str:
@@ -146,9 +144,7 @@ def _from_stage(stage: str, key: str, name: str, ref: str, takes: Takes, place: 
 def _right_kind(stage: str, key: str, ref: str, manifest: Manifest | None, takes: Takes) -> None:
     if manifest and takes.kinds and manifest.kind not in takes.kinds:
         wanted = ", ".join(takes.kinds)
-        raise UserError(
-            problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted)
-        )
+        raise UserError(problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted))
 
 
 def _below(root: Path, value: str) -> Path:

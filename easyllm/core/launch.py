@@ -9,6 +9,9 @@ import time
 
 from easyllm.core.errors import StageFailed
 
+LAUNCHER = "EASYLLM_LAUNCHER_PID"
+"""Tells a rank which process waits for it."""
+
 
 def torchrun_command(module: str, arguments: list[str], ranks: int) -> list[str]:
     """The exact command line: one node, ``ranks`` processes, rendezvous on loopback."""
@@ -25,7 +28,8 @@ def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str]
     Raises StageFailed when a rank dies.
     """
     command = torchrun_command(module, arguments, ranks)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads_per_rank(ranks))} | (env or {})
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads_per_rank(ranks)), LAUNCHER: str(os.getpid())}
+    environment |= env or {}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     try:
         code = process.wait()
@@ -52,13 +56,24 @@ def threads_per_rank(ranks: int) -> int:
 def die_with_parent() -> None:
     """Call first in a rank: torchrun starts ranks in sessions of their own, so a killed launcher leaves orphans.
 
-    An orphan would go on writing into the checkpoint that the next run resumes.
+    An orphan would go on writing into the checkpoint that the next run resumes. The rank ends when torchrun does,
+    and when the process that called ``run_ranks`` does; a command started by hand has torchrun alone.
     """
-    parent = os.getppid()
+    parent, launcher = os.getppid(), int(os.environ.get(LAUNCHER, "0"))
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and (not launcher or _is_alive(launcher)):
             time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -40,9 +40,7 @@ def trace(path: Path) -> dict[str, Any]:
 
 def text(tree: dict[str, Any], indent: str = "") -> str:
     """The tree as lines, newest first."""
-    lines = (
-        f"{indent}{tree['stage']} ({tree['kind']})  {tree['path']}  {tree['digest'][:12]}  {tree['ended']}\n"
-    )
+    lines = f"{indent}{tree['stage']} ({tree['kind']})  {tree['path']}  {tree['digest'][:12]}  {tree['ended']}\n"
     for role, entry in tree["inputs"].items():
         mark = "  CHANGED SINCE" if entry["changed"] else ""
         lines += f"{indent}  {role}: {entry['ref']}  {(entry['digest'] or '')[:12]}{mark}\n"

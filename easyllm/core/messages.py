@@ -40,7 +40,7 @@ def error_text(code: str, params: dict[str, Any]) -> tuple[str, str]:
     return entry["what"].format(**params), entry["fix"].format(**params)
 
 
-def say(name: str, **params: Any) -> str:
+def say(name: str, /, **params: Any) -> str:
     """A text of the catalogue in the chosen language."""
     text: str = catalogue(language())["texts"][name]
     return text.format(**params)

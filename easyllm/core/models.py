@@ -135,9 +135,7 @@ def _from_modelscope(name: str, stage: str, source: Input) -> Path:
     try:
         from modelscope import snapshot_download  # type: ignore[import-not-found]  # an optional package
     except ImportError as error:
-        raise UserError(
-            problem("BASE-004", stage=stage, key=f"{stage}.{source.role}", ref=source.ref)
-        ) from error
+        raise UserError(problem("BASE-004", stage=stage, key=f"{stage}.{source.role}", ref=source.ref)) from error
     try:
         return Path(snapshot_download(name))
     except (OSError, ValueError) as error:
@@ -146,9 +144,7 @@ def _from_modelscope(name: str, stage: str, source: Input) -> Path:
 
 def _unreachable(stage: str, source: Input, error: Exception) -> UserError:
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return UserError(
-        problem("BASE-003", stage=stage, key=f"{stage}.{source.role}", ref=source.ref, reason=reason)
-    )
+    return UserError(problem("BASE-003", stage=stage, key=f"{stage}.{source.role}", ref=source.ref, reason=reason))
 
 
 def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:

@@ -58,9 +58,7 @@ class Progress:
             note(self._line(time.monotonic()))
 
     def _line(self, now: float) -> str:
-        parts = [
-            f"{self._label}: {self._done:,}" + (f"/{self._total:,}" if self._total else "") + f" {self._unit}"
-        ]
+        parts = [f"{self._label}: {self._done:,}" + (f"/{self._total:,}" if self._total else "") + f" {self._unit}"]
         elapsed, fresh = now - self._started, self._done - self._first
         if self._total and fresh and self._done < self._total:
             left = int(elapsed / fresh * (self._total - self._done))

@@ -123,9 +123,7 @@ def _explain(entry: Any, source: Source, model: type[Section]) -> Problem:
     if entry["type"] == "missing":
         return problem("RECIPE-004", stage=stage, key=dotted, file=file, line=line)
     detail = entry["msg"].removeprefix("Value error, ")
-    return problem(
-        "RECIPE-006", stage=stage, key=dotted, file=file, line=line, value=entry["input"], detail=detail
-    )
+    return problem("RECIPE-006", stage=stage, key=dotted, file=file, line=line, value=entry["input"], detail=detail)
 
 
 def fields_at(model: type[Section], keys: Keys) -> dict[str, Any]:

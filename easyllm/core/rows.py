@@ -32,6 +32,11 @@ def read_rows(path: Path, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
     return iter(Rows(path, stage))
 
 
+def read_text(path: Path, stage: str) -> str:
+    """The whole text of a plain-text file. Raises UserError ROWS-003, ROWS-004 and ROWS-006 as ``read_rows`` does."""
+    return Rows(path, stage).whole_text()
+
+
 class Rows:
     """What ``read_rows`` gives, with the ``position`` in the file for a progress bar."""
 
@@ -48,6 +53,14 @@ class Rows:
         with self._path.open("rb") as self._raw:
             try:
                 yield from self._rows(decompressed(self._raw, self._path))
+            except BROKEN as error:
+                raise broken(self._path, self._stage, error) from error
+
+    def whole_text(self) -> str:
+        """The file's contents as one text, whatever it holds."""
+        with self._path.open("rb") as raw:
+            try:
+                return self._text(decompressed(raw, self._path).read(LONGEST_ROW_BYTES + 1).removeprefix(_BOM), 1)
             except BROKEN as error:
                 raise broken(self._path, self._stage, error) from error
 

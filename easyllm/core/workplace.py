@@ -56,9 +56,7 @@ def room_for(stage: str, plan: Plan, run_dir: Path) -> list[Problem]:
     if plan.disk_bytes <= free:
         return []
     needed = human_bytes(plan.disk_bytes)
-    return [
-        problem("RUN-003", stage=stage, key=stage, needed=needed, free=human_bytes(free), path=str(run_dir))
-    ]
+    return [problem("RUN-003", stage=stage, key=stage, needed=needed, free=human_bytes(free), path=str(run_dir))]
 
 
 def human_bytes(count: float) -> str:
@@ -122,9 +120,7 @@ def publish_result(job: Job[Any], run: Callable[[Job[Any]], Result]) -> Manifest
         fingerprint=fingerprint(job),
         digest=of_value([[o["path"], o["sha256"]] for o in outputs]),
         config=config_of(job),
-        inputs={
-            r: {"ref": i.ref, "path": str(i.path or ""), "digest": i.digest} for r, i in job.inputs.items()
-        },
+        inputs={r: {"ref": i.ref, "path": str(i.path or ""), "digest": i.digest} for r, i in job.inputs.items()},
         outputs=outputs,
         versions=versions(),
         seed=job.seed,

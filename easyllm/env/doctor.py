@@ -63,10 +63,9 @@ def examine() -> list[Finding]:
 
 
 def this_machine() -> Machine:
-    version = platform.uname().release.lower()
     return Machine(
         system=platform.system(),
-        wsl="microsoft" in version,
+        wsl="microsoft" in platform.uname().release.lower(),
         python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
@@ -75,7 +74,7 @@ def this_machine() -> Machine:
         cpu_bf16=bool({"avx512_bf16", "amx_bf16"} & cpu_flags()),
         gpus=_gpus(),
         docker=_answer(["docker", "version", "--format", "{{.Server.Version}}"]),
-        packages={name: version for name in NEEDED if (version := _installed(name))},
+        packages={name: found for name in NEEDED if (found := _installed(name))},
         pins=_pins(),
     )
 

@@ -70,7 +70,9 @@ def _whole(path: Path, read: Callable[[Path], R]) -> R:
     try:
         return read(path)
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise refuse("BASE-007", stage="finetune", key="finetune.base", file=path, reason=str(error)) from error
+        raise refuse(
+            "BASE-007", stage="finetune", key="finetune.base", file=path, reason=str(error)
+        ) from error
 
 
 def last_names(paths: Iterable[str]) -> list[str]:
@@ -95,7 +97,9 @@ def _context_tokens(config: Path) -> int | None:
     if not config.is_file():
         return None
     values = json.loads(config.read_text("utf-8"))
-    return next((values[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in values), None)
+    return next(
+        (values[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in values), None
+    )
 
 
 def _gguf(path: Path) -> Header:

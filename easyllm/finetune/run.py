@@ -1,19 +1,27 @@
 """Instruction rows and a model become an adapter."""
 
-import time
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 
-from easyllm.core.artifact import Decision
-from easyllm.core.chat import seal, turn_end_id
-from easyllm.core.conversations import read_conversations
-from easyllm.core.examples import padding_id
+from easyllm.core.artifact import Decision, write_whole
+from easyllm.core.chat import ensure_template, load_tokenizer, seal, turn_end_id
+from easyllm.core.conversations import Conversation, read_conversations
+from easyllm.core.errors import StageFailed, refuse
+from easyllm.core.examples import Example, encode, padding_id
 from easyllm.core.models import choose_dtype, load_model, local_model, quiet_libraries
+from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
 from easyllm.finetune import targets
+from easyllm.finetune.audit import Audit, audit, fitting
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.curve import write_curve
+from easyllm.finetune.order import Step, order
 from easyllm.finetune.split import split
-from easyllm.finetune.training import Training
+from easyllm.finetune.training import Row, Training
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -32,7 +40,13 @@ def run(job: Job[FinetuneConfig]) -> Result:
     torch.manual_seed(job.seed)
     model = _with_adapter(load_model(directory, dtype), job.config, names, len(paths))
     training = Training(
-        model, examples, _steps(job, examples), job.config, padding_id(tokenizer), job.out / ".state", MIXED[dtype]
+        model,
+        examples,
+        _steps(job, examples),
+        job.config,
+        padding_id(tokenizer),
+        job.out / ".state",
+        MIXED[dtype],
     )
     curve, seconds = training.run()
 
@@ -74,7 +88,7 @@ def _with_adapter(model: Any, config: FinetuneConfig, names: list[str], layers: 
     """The model with its adapter, fresh; nothing else requires a gradient."""
     lora = LoraConfig(
         r=config.lora.rank,
-        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # peft divides it by the rank, a fraction is fine
+        lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules=names,
         task_type="CAUSAL_LM",
@@ -82,7 +96,9 @@ def _with_adapter(model: Any, config: FinetuneConfig, names: list[str], layers: 
     adapted = get_peft_model(model, lora)
     found = sum(name.endswith("lora_A.default") for name, _ in adapted.named_modules())
     if found != layers:
-        raise StageFailed(f"finetune: {layers} layers were chosen, and the adapter stands on {found}: {names}")
+        raise StageFailed(
+            f"finetune: {layers} layers were chosen, and the adapter stands on {found}: {names}"
+        )
     return adapted
 
 
@@ -97,8 +113,13 @@ def _write(out: Path, model: Any, tokenizer: Any, counted: Audit, held_out: list
     model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
     (out / "adapter_model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    config = json.loads((out / "adapter_config.json").read_text("utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # peft writes a set, in another order each time
+    write_whole(out / "adapter_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     tokenizer.save_pretrained(out)
-    write_whole(out / "label_audit.json", json.dumps(counted.as_record(), indent=2, ensure_ascii=False) + "\n")
+    write_whole(
+        out / "label_audit.json", json.dumps(counted.as_record(), indent=2, ensure_ascii=False) + "\n"
+    )
     if held_out:
         lines = [json.dumps({"messages": row.messages}, ensure_ascii=False) + "\n" for row in held_out]
         write_whole(out / "held_out.jsonl", "".join(lines))

@@ -36,7 +36,11 @@ def split(rows: Sequence[Conversation], validation_rows: int, seed: int, files: 
     different = sorted(set(digests), key=lambda digest: of_value([seed, digest]))
     if validation_rows >= len(different):
         raise refuse(
-            "DATA-005", stage="finetune", key="finetune.validation_rows", asked=validation_rows, rows=len(different)
+            "DATA-005",
+            stage="finetune",
+            key="finetune.validation_rows",
+            asked=validation_rows,
+            rows=len(different),
         )
     chosen = set(different[:validation_rows])
     train = [row for row, digest in zip(rows, digests, strict=True) if digest not in chosen]

@@ -58,7 +58,9 @@ class Training:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         # fused: 6.5 times faster on a CPU than the default, the same numbers to 6e-8.
-        optimizer = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(
+            self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._examples, self._steps, self._config = examples, steps, config
         self._pad_id, self._folder = pad_id, folder
@@ -101,14 +103,18 @@ class Training:
         scaled = self._accelerator.scaler is not None
         if math.isfinite(loss) and loss != 0 and (math.isfinite(norm) or scaled):
             return
-        what = f"loss {loss:g}, gradient norm {norm:g} at step {number} ({self._accelerator.mixed_precision} mixed precision)"
         if loss == 0:
-            why = "a loss of exactly zero means that the labels or the logits are broken: fp16 overflow in the base, most often"
+            why = (
+                "a loss of exactly zero means broken labels or logits: fp16 overflow in the base, most often"
+            )
         elif number == 1:
-            why = "the very first step already fails: the base's weights overflow in this precision, or are broken"
+            why = "the first step already fails: the base's weights are broken, or overflow in this precision"
         else:
-            why = f"training has blown up: lower finetune.learning_rate (it is {self._config.learning_rate:g}) or raise warmup_ratio"
-        raise StageFailed(f"finetune stopped: {what}; {why}.")
+            why = f"training blew up: lower finetune.learning_rate (now {self._config.learning_rate:g})"
+        precision = f"{self._accelerator.mixed_precision} mixed precision"
+        raise StageFailed(
+            f"finetune stopped at step {number}: loss {loss:g}, gradient norm {norm:g}, {precision}; {why}."
+        )
 
     def _report(self, bar: Progress) -> None:
         row = self.rows[-1]

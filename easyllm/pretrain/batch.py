@@ -26,7 +26,7 @@ def batch_plan(config: PretrainConfig) -> BatchPlan:
     return BatchPlan(data_parallel, config.batch.global_samples // unit, unit)
 
 
-def nearest_legal(asked: int, unit: int) -> tuple[int, int]:
-    """The multiples of ``unit`` below and above ``asked``; both the same where there is none below."""
+def nearest_legal(asked: int, unit: int) -> str:
+    """The multiples of ``unit`` below and above ``asked``, for a message; one where there is none below."""
     below = asked // unit * unit
-    return below or unit, below + unit
+    return f"{below} / {below + unit}" if below else str(unit)

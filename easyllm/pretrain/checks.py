@@ -48,22 +48,16 @@ def _shape(config: PretrainConfig) -> list[Problem]:
     model = config.model
     found = []
     if model.hidden % model.heads:
-        below, above = nearest_legal(model.hidden, model.heads)
-        found.append(
-            _wrong("MODEL-001", "model.hidden", hidden=model.hidden, heads=model.heads, below=below, above=above)
-        )
+        choice = nearest_legal(model.hidden, model.heads)
+        found.append(_wrong("MODEL-001", "model.hidden", hidden=model.hidden, heads=model.heads, choice=choice))
     elif model.family == "llama" and model.hidden // model.heads % 2:
         width = model.hidden // model.heads
         found.append(_wrong("MODEL-007", "model.heads", width=width, hidden=model.hidden, heads=model.heads))
     if model.kv_heads and model.heads % model.kv_heads:
         legal = ", ".join(str(n) for n in range(1, model.heads + 1) if model.heads % n == 0)
-        found.append(
-            _wrong("MODEL-002", "model.kv_heads", heads=model.heads, kv_heads=model.kv_heads, legal=legal)
-        )
+        found.append(_wrong("MODEL-002", "model.kv_heads", heads=model.heads, kv_heads=model.kv_heads, legal=legal))
     if model.max_positions and config.sequence_tokens > model.max_positions:
-        found.append(
-            _wrong("MODEL-004", "sequence_tokens", asked=config.sequence_tokens, largest=model.max_positions)
-        )
+        found.append(_wrong("MODEL-004", "sequence_tokens", asked=config.sequence_tokens, largest=model.max_positions))
     return found
 
 
@@ -83,17 +77,15 @@ def _batch(config: PretrainConfig) -> list[Problem]:
     tensor, batch = config.parallel.tensor, config.batch
     data_parallel, left = divmod(config.ranks, tensor)
     if left:
-        below, above = nearest_legal(config.ranks, tensor)
-        return [_wrong("BATCH-001", "ranks", ranks=config.ranks, tensor=tensor, below=below, above=above)]
+        choice = nearest_legal(config.ranks, tensor)
+        return [_wrong("BATCH-001", "ranks", ranks=config.ranks, tensor=tensor, choice=choice)]
     unit = batch.micro_samples * data_parallel
     if batch.global_samples % unit == 0:
         return []
-    below, above = nearest_legal(batch.global_samples, unit)
-    choice = str(above) if below == above else f"{below} / {above}"
     return [
         _wrong(
             "BATCH-002", "batch.global_samples", asked=batch.global_samples, micro=batch.micro_samples,
-            data_parallel=data_parallel, unit=unit, choice=choice,
+            data_parallel=data_parallel, unit=unit, choice=nearest_legal(batch.global_samples, unit),
         )
     ]  # fmt: skip
 

@@ -14,7 +14,8 @@ class Model(Section):
     """The model to train from nothing. Options of one family only are refused with the other."""
 
     family: Literal["llama", "gpt2"]
-    """llama: RMSNorm, rotary positions, SwiGLU, grouped queries, no biases. gpt2: LayerNorm, learned positions, GELU, biases."""
+    """llama: RMSNorm, rotary positions, SwiGLU, grouped queries, no biases.
+    gpt2: LayerNorm, learned positions, GELU, biases."""
     layers: Positive
     """Transformer layers."""
     hidden: Positive
@@ -24,7 +25,8 @@ class Model(Section):
     kv_heads: Positive | None = None
     """Key and value heads shared by groups of attention heads (llama only). Unset: as many as heads."""
     ffn_hidden: Positive | None = None
-    """Width of the feed-forward layer. Unset: 4 x hidden for gpt2, 8/3 x hidden up to the next multiple of 64 for llama."""
+    """Width of the feed-forward layer.
+    Unset: 4 x hidden for gpt2, 8/3 x hidden up to the next multiple of 64 for llama."""
     max_positions: Positive | None = None
     """Longest sequence the model takes, in tokens. Unset: sequence_tokens."""
     tie_embeddings: bool | None = None
@@ -58,9 +60,9 @@ class Parallel(Section):
 class Optimizer(Section):
     """AdamW with warm-up and cosine decay."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """Highest learning rate, reached after the warm-up."""
-    min_learning_rate: Annotated[float, Field(ge=0)] = 2e-4
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1.5e-4
     """Learning rate at the last step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     """Steps over which the learning rate rises linearly."""

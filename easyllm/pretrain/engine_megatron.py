@@ -1,4 +1,4 @@
-"""The engine ``megatron``: Megatron-Core's data parallelism, optimizer, schedule and checkpoints around its GPTModel."""
+"""The engine ``megatron``: Megatron-Core's data parallelism, optimizer, schedule and checkpoints."""
 
 import math
 from collections.abc import Iterator
@@ -95,6 +95,7 @@ class MegatronEngine:
         self.model.load_state_dict(loaded["model"])
         self._optimizer.load_state_dict(loaded["optimizer"])
         saved = loaded[SAVED]
+        self._scheduler.num_steps = 0  # it adds the loaded count to its own
         self._scheduler.load_state_dict(saved.pop("scheduler"))
         set_rng_state(loaded["rng"])
         return dict(saved)
@@ -110,9 +111,7 @@ class MegatronEngine:
 
 def _count_micro_batches(config: PretrainConfig, data_parallel: int) -> None:
     batch = config.batch
-    init_num_microbatches_calculator(
-        dist.get_rank(), None, batch.global_samples, batch.micro_samples, data_parallel
-    )
+    init_num_microbatches_calculator(dist.get_rank(), None, batch.global_samples, batch.micro_samples, data_parallel)
 
 
 def _optimizer(config: PretrainConfig, architecture: Architecture, ddp: DistributedDataParallel) -> Any:

@@ -36,7 +36,14 @@ def read(path: Path) -> list[Row]:
     whole = [line for line in lines if line.endswith("\n")]
     rows = csv.DictReader(whole)
     return [
-        Row(int(r["step"]), *(float(r[k]) for k in HEADER[1:4]), int(r["tokens"]), float(r["seconds"]))
+        Row(
+            step=int(r["step"]),
+            loss=float(r["loss"]),
+            learning_rate=float(r["learning_rate"]),
+            grad_norm=float(r["grad_norm"]),
+            tokens=int(r["tokens"]),
+            seconds=float(r["seconds"]),
+        )
         for r in rows
     ]
 

@@ -13,6 +13,7 @@ from easyllm.pretrain.config import PretrainConfig
 RANK_PROGRAM = "easyllm.pretrain.train"
 JOB_FILE = "job.json"
 FLOAT_BYTES = 4
+UNKNOWN = "known once the corpus is made"
 PROCESS_BYTES = 450_000_000
 """What Python, torch and Megatron take in each rank before there is a model (measured resident set)."""
 ACTIVATIONS_PER_LAYER = 40
@@ -50,17 +51,16 @@ def _figures(
 ) -> dict[str, Any]:
     per_step = config.batch.global_samples * config.sequence_tokens
     trained = per_step * config.steps
-    unknown = "known once the corpus is made"
     return {
-        "parameters": a.parameters() if known else f"{a.parameters():,} + vocabulary, {unknown}",
-        "vocabulary, rows": a.tokenizer_size if known else unknown,
-        "padded vocabulary, rows": a.padded_vocabulary if known else unknown,
-        "corpus, tokens": corpus_tokens if corpus_tokens is not None else unknown,
+        "parameters": a.parameters() if known else f"{a.parameters():,} + vocabulary, {UNKNOWN}",
+        "vocabulary, rows": a.tokenizer_size if known else UNKNOWN,
+        "padded vocabulary, rows": a.padded_vocabulary if known else UNKNOWN,
+        "corpus, tokens": corpus_tokens if corpus_tokens is not None else UNKNOWN,
         "steps": config.steps,
         "samples": config.steps * config.batch.global_samples,
         "tokens to train on": trained,
         "tokens per step": per_step,
-        "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else unknown,
+        "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else UNKNOWN,
         "ranks": config.ranks,
         "data parallel ranks": batch.data_parallel,
         "micro batches per step and rank": batch.micro_batches,
@@ -84,7 +84,7 @@ def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan) -> list
     return [
         Decision(
             "padded vocabulary",
-            a.padded_vocabulary,
+            a.padded_vocabulary or UNKNOWN,
             f"a multiple of 128 x tensor parallel {config.parallel.tensor} = {unit}; fixed for the model's life",
         ),
         Decision(

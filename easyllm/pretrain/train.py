@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from easyllm.core.artifact import write_whole
+from easyllm.core.artifact import sync_directory, write_whole
 from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.core.progress import Progress, note, progress
@@ -42,10 +42,11 @@ def _train(job: RankJob, device: "torch.device") -> None:
     step, consumed = _resume(job, engine, first)
     if first:
         losses.keep_up_to(job.losses, step)
-        checkpoints.prune(job.checkpoints, job.config.keep_checkpoints) if step else None
+        checkpoints.prune(job.checkpoints, job.config.keep_checkpoints)
     reason = _loop(job, engine, device, step, consumed, first)
     if first:
-        write_whole(job.outcome, json.dumps({"failed": reason}))
+        layers, why = engine.layers
+        write_whole(job.outcome, json.dumps({"failed": reason, "layers": layers, "why": why}))
     engine.close()
 
 
@@ -87,9 +88,7 @@ def _dataset(job: RankJob) -> Any:
     config = job.config
     tokenizer = LedgerTokenizer(job.architecture.tokenizer_size, job.eod_id)
     wanted = config.steps * config.batch.global_samples
-    return training_samples(
-        job.tokens, tokenizer, config.sequence_tokens, wanted, job.seed, job.out / ".samples"
-    )
+    return training_samples(job.tokens, tokenizer, config.sequence_tokens, wanted, job.seed, job.out / ".samples")
 
 
 def _batches(job: RankJob, dataset: Any, consumed: int, device: "torch.device") -> Any:
@@ -116,6 +115,8 @@ def _record(job: RankJob, bar: Progress, result: "StepResult", step: int, tokens
 
 
 def _save(job: RankJob, engine: "MegatronEngine", step: int, consumed: int, first: bool) -> None:
+    if first:
+        sync_directory(job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
     engine.save(checkpoints.path_of(job.checkpoints, step), {"step": step, "consumed": consumed})
     if first:
         checkpoints.prune(job.checkpoints, job.config.keep_checkpoints)

@@ -2,54 +2,14 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from easyllm.core.chat import special_ids
-from easyllm.serve.engine import Engine, Token
-from easyllm.serve.sampling import Sampling
+from easyllm.serve.contract import Ask, Engine, Finish, Piece, Whole
 from easyllm.serve.text import Detokenizer, StopStrings
 
-Finish = Literal["length", "eos_token", "stop_sequence"]
 
-
-@dataclass(frozen=True)
-class Ask:
-    """A request every check has passed."""
-
-    ids: list[int]
-    max_new_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
-    stops: tuple[str, ...] = ()
-    keep_stop: bool = False
-    """Whether a stop string stays at the end of the text."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token and the text it completes; the last one says why the answer ended."""
-
-    token: Token
-    special: bool
-    text: str
-    finish: Finish | None = None
-
-
-@dataclass(frozen=True)
-class Whole:
-    """An answer all at once."""
-
-    text: str
-    pieces: list[Piece]
-
-    @property
-    def finish(self) -> Finish:
-        last = self.pieces[-1].finish
-        assert last is not None
-        return last
-
-
-class Voice:
+class ModelVoice:
     """A model's engine and its tokenizer: what answers."""
 
     def __init__(self, engine: Engine, tokenizer: Any, ends: list[int]) -> None:
@@ -59,7 +19,7 @@ class Voice:
         self._special = special_ids(tokenizer) | self._ends
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """The answer token by token. Closing the iterator stops the engine's work on it."""
+        """The answer token by token. Closing the generator stops the engine's work on it."""
         detokenizer = Detokenizer(self.tokenizer)
         stops = StopStrings(ask.stops, ask.keep_stop)
         left = ask.max_new_tokens

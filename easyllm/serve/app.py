@@ -4,25 +4,23 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Lifespan
 
 from easyllm.serve import openai_routes, tgi_routes
+from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
-from easyllm.serve.engine import EngineFailed
 from easyllm.serve.refusals import Refused, openai_response, tgi_response
 from easyllm.serve.sse import ClientGone
 
 CLIENT_CLOSED_REQUEST = 499
 
 
-def build_app(desk: Desk, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+def build_app(desk: Desk) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
     return Starlette(
         routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk)],
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
         },
-        lifespan=lifespan,
     )  # fmt: skip
 
 

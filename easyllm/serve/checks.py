@@ -1,4 +1,4 @@
-"""What must hold before a model is served: a free port, sane limits, a chat template and an end token. No torch."""
+"""What must hold before a model is served: free port, sane limits, chat template, end token. No torch."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def port_problems(host: str, port: int) -> list[Problem]:
 
 
 def model_problems(directory: Path) -> list[Problem]:
-    """SERVE-002 and SERVE-003, as far as JSON files tell; the tokenizer itself is asked when the model loads."""
+    """SERVE-002 and SERVE-003, as far as JSON files tell; the tokenizer is asked when the model loads."""
     tokenizer = read_json(directory / "tokenizer_config.json")
     found = []
     if not _has_template(directory, tokenizer):
@@ -50,7 +50,7 @@ def _has_template(directory: Path, tokenizer: dict[str, Any]) -> bool:
 
 
 def _has_end(directory: Path, tokenizer: dict[str, Any]) -> bool:
-    """A turn end that only the template knows counts as well, so any special token leaves the question open."""
+    """A turn end that only the template knows counts too, so any special token leaves the question open."""
     given = [read_json(directory / name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
     special = tokenizer.get("eos_token") or read_json(directory / "tokenizer.json").get("added_tokens")
     return any(value is not None for value in given) or bool(special)

@@ -14,7 +14,7 @@ class ServeConfig(Section):
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage's artifact, a directory, a .gguf file, hf:org/name or package:NAME."""
     name: Annotated[str, Field(min_length=1)] | None = None
-    """Model id that clients see in /v1/models; unset: the recipe's name. ``tgi`` and ``dummy`` always mean it too."""
+    """Model id in /v1/models; unset: the recipe's name. ``tgi`` and ``dummy`` always mean it too."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 lets other machines in; there is no password yet."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -27,7 +27,7 @@ class ServeConfig(Section):
     """Longest prompt, in tokens; unset: max_total_tokens - 1."""
     drain_seconds: Annotated[int, Field(ge=1)] = 30
     """After SIGTERM, how long answers under way may still run before they are cut."""
-    ask: list[Annotated[str, Field(min_length=1)]] = []
+    ask: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""

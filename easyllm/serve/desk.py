@@ -1,17 +1,14 @@
-"""The front desk both dialects share: readiness, admission, limits, and the words of a request as token ids."""
+"""The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import jinja2
 from starlette.requests import Request
 
-from easyllm.core.chat import render
-from easyllm.serve.answering import Ask, Piece, Whole
 from easyllm.serve.bodies import Body, Message, read
+from easyllm.serve.contract import Ask, Loaded, Piece, Whole
 from easyllm.serve.limits import Limits
-from easyllm.serve.loading import Loaded
 from easyllm.serve.refusals import Refused, invalid
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
@@ -57,6 +54,10 @@ class Desk:
         return read(body, kind)
 
     def prompt_of_messages(self, messages: list[Message]) -> list[int]:
+        import jinja2
+
+        from easyllm.core.chat import render  # brings transformers, which has been loaded with the model
+
         try:
             return render(self.model.voice.tokenizer, [message.plain() for message in messages], True)
         except jinja2.TemplateError as error:
@@ -67,12 +68,14 @@ class Desk:
         return ids[-keep_last:] if keep_last else ids
 
     def room(self, ids: list[int], asked: int | None, default: int | None) -> int:
-        """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit. Refused over a limit."""
+        """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit."""
         limits, code = self.about.limits, "context_length_exceeded"
         if not ids:
             raise invalid("`inputs` must have at least one token")
         if len(ids) > limits.input_tokens:
-            raise invalid(f"`inputs` must have less than {limits.input_tokens + 1} tokens. Given: {len(ids)}", code=code)
+            raise invalid(
+                f"`inputs` must have less than {limits.input_tokens + 1} tokens. Given: {len(ids)}", code=code
+            )
         left = limits.total_tokens - len(ids)
         if asked is not None and asked > left:
             raise invalid(
@@ -82,7 +85,7 @@ class Desk:
         return asked or min(left, default or left)
 
     def enter(self) -> None:
-        """Take one of the places at the engine, or 429: clients know how to come back, a queue only hides the load."""
+        """Take a place at the engine, or 429: clients know how to come back, a queue only hides the load."""
         if self.running >= self.about.limits.concurrent_requests:
             raise Refused(429, "Model is overloaded")
         self.running += 1
@@ -99,7 +102,9 @@ class Desk:
         finally:
             self.leave()
 
-    def stream(self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]]) -> EventStream:
+    def stream(
+        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]]
+    ) -> EventStream:
         """The answer as events that ``say`` makes of its pieces. 429 comes before it, as a status."""
         self.enter()
         return EventStream(say(self.model.voice.answer(ask)), self.leave)

@@ -1,45 +1,20 @@
-"""Token ids in, token ids out. Everything above it (text, stop strings, HTTP) knows only ``Engine``."""
+"""Token ids in, token ids out: the engine, and the plain ``generate()`` it is held against."""
 
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from easyllm.core.errors import StageFailed
+from easyllm.serve.contract import Engine, EngineFailed, Sampling, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
-from easyllm.serve.sampling import PerRequestSampler, Sampling, install, new_slot
+from easyllm.serve.sampling import PerRequestSampler, install, new_slot
 
 PREFILL_TOKENS = 512
-"""Tokens of one forward pass: a long prompt is read in pieces of this, so that other answers go on meanwhile."""
-
-
-class EngineFailed(StageFailed):
-    """The engine lost a request, or has died."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token and its log-probability under the model."""
-
-    id: int
-    logprob: float
-
-
-class Engine(Protocol):
-    """What a server needs of whatever runs the model."""
-
-    @property
-    def alive(self) -> bool: ...
-
-    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
-        """Tokens as they come, an end token last if one was reached. Closing the iterator cancels the request."""
-        ...
-
-    def stop(self) -> None: ...
+"""Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
 
 
 class ContinuousBatching:
@@ -107,7 +82,7 @@ class ContinuousBatching:
 
     @property
     def running(self) -> int:
-        """Requests the engine still works on; for tests and health."""
+        """Requests it still works on."""
         return len(self._sampler.slots)
 
     def stop(self) -> None:
@@ -138,8 +113,8 @@ def greedy_tokens(engine: Engine, ids: list[int], max_new_tokens: int) -> list[i
 def require_same_words(engine: Engine, model: Any, prompts: list[list[int]], ends: list[int]) -> None:
     """Warm the engine up and hold it to plain ``generate()``, token for token, where arithmetic is fp32.
 
-    In half precision a near tie may fall the other way, so there it only has to answer. Raises StageFailed: an
-    architecture that continuous batching reads wrongly must not be served in silence.
+    In half precision a near tie may fall the other way, so there it only has to answer. Raises StageFailed:
+    an architecture that continuous batching reads wrongly must not be served in silence.
     """
     for ids in prompts:
         mine = greedy_tokens(engine, ids, 8)

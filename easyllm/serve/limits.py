@@ -76,7 +76,7 @@ def limit_problems(config: ServeConfig, positions: int | None) -> list[Problem]:
 
 
 def cache_bytes(limits: Limits, config: dict[str, Any], bytes_per_value: int) -> int:
-    """Largest size of the key-value cache of a model with this config.json, in bytes; it is taken as it fills."""
+    """Largest size of the key-value cache for this config.json, in bytes; it is taken as it fills."""
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     heads = config.get("num_attention_heads") or config.get("n_head") or 0
     hidden = config.get("hidden_size") or config.get("n_embd") or 0

@@ -1,6 +1,5 @@
 """A model directory becomes something that answers, or a coded refusal that says what it lacks."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,16 @@ from easyllm.core.artifact import read_manifest
 from easyllm.core.chat import end_token_ids, load_tokenizer, render, seal
 from easyllm.core.errors import StageFailed, refuse
 from easyllm.core.launch import threads_per_rank
+from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype
 from easyllm.core.progress import note
-from easyllm.serve.answering import Voice
+from easyllm.serve.answering import ModelVoice
+from easyllm.serve.contract import Loaded, Sampling
 from easyllm.serve.engine import ContinuousBatching, require_same_words
 from easyllm.serve.limits import Limits
-from easyllm.serve.sampling import Sampling
 
 WARM_UP = ("Hello", "请用一句话介绍你自己，再数到十：1, 2, 3")
 """Two lengths in two languages, so that prefill and decode run before the first user comes."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is ready to answer."""
-
-    voice: Voice
-    model: Any
-    ends: list[int]
-    dtype: str
-    device: str
-    default: Sampling
-    """What generation_config.json says of sampling; the OpenAI routes use it where a request says nothing."""
 
 
 def load(directory: Path, limits: Limits) -> Loaded:
@@ -41,14 +28,12 @@ def load(directory: Path, limits: Limits) -> Loaded:
 
     Raises UserError SERVE-002 to SERVE-004 and StageFailed where the engine cannot run this architecture.
     """
-    transformers_logging.set_verbosity_error()  # its advice (pad tokens, attention kernels) is not the user's to act on
-    transformers_logging.disable_progress_bar()
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, why = choose_dtype(device)
     name = str(dtype).removeprefix("torch.")
-    note(f"serve: computing in {name} on {device.type}: {why}")
+    note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
     prompts = [render(tokenizer, [{"role": "user", "content": text}], True)[: limits.input_tokens] for text in WARM_UP]
     engine = ContinuousBatching(model, ends, limits)
@@ -57,11 +42,14 @@ def load(directory: Path, limits: Limits) -> Loaded:
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise
-    return Loaded(Voice(engine, tokenizer, ends), model, ends, name, device.type, default_sampling(given))
+    return Loaded(ModelVoice(engine, tokenizer, ends), model, ends, name, device.type, default_sampling(given))
 
 
 def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
     """(tokenizer, generation config, end token ids); refused where the seal does not reproduce."""
+    # Its advice (pad tokens, attention kernels) is nothing the user can act on, its bars are gone in a second.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(directory)
     if not tokenizer.chat_template:
         raise refuse("SERVE-002", stage="serve", key="serve.model", path=str(directory))
@@ -90,7 +78,7 @@ def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> A
 
 
 def default_sampling(given: GenerationConfig) -> Sampling:
-    """The OpenAI API's defaults (temperature 1, everything kept), or what the model's authors wrote instead."""
+    """The OpenAI API's defaults (temperature 1, nothing cut), or what the model's authors wrote instead."""
     if given.do_sample is False:
         return Sampling()
     temperature = 1.0 if given.temperature is None else given.temperature

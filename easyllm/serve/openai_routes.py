@@ -10,12 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from easyllm.serve.answering import Ask, Piece, Whole
 from easyllm.serve.bodies import ChatBody, CompletionBody, OpenAIBody
+from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
 from easyllm.serve.desk import Desk
-from easyllm.serve.engine import EngineFailed
 from easyllm.serve.refusals import Refused, invalid, openai_body
-from easyllm.serve.sampling import Sampling
 from easyllm.serve.sse import event
 
 ALIASES = ("tgi", "dummy")
@@ -74,13 +72,18 @@ class OpenAIRoutes:
         return self.desk.stream(ask, lambda pieces: words.stream(pieces, ask, with_usage))
 
     def require_model(self, name: str | None) -> None:
-        """No name means the one model there is; a wrong one is the caller's mistake, never answered by another."""
+        """No name means the one model there is; a wrong one is never answered by another model."""
         about = self.desk.about
         if name is not None and name not in (about.name, *ALIASES):
-            raise Refused(404, f"The model `{name}` does not exist; this server has `{about.name}`", "model", "model_not_found")
+            raise Refused(
+                404,
+                f"The model `{name}` does not exist; this server has `{about.name}`",
+                "model",
+                "model_not_found",
+            )
 
     def ask(self, body: OpenAIBody, ids: list[int], asked: int | None, default: int | None = None) -> Ask:
-        """The checked request. Sampling settings that are absent are those of the model's generation_config."""
+        """The checked request. Absent sampling settings are those of the model's generation_config."""
         given = self.desk.model.default
         sampling = Sampling(
             given.temperature if body.temperature is None else body.temperature,
@@ -111,7 +114,12 @@ class Words:
         return None
 
     def whole(self, answer: Whole, ask: Ask) -> dict[str, Any]:
-        choice = {"index": 0, **self.choice(answer.text), "logprobs": None, "finish_reason": FINISH[answer.finish]}
+        choice = {
+            "index": 0,
+            **self.choice(answer.text),
+            "logprobs": None,
+            "finish_reason": FINISH[answer.finish],
+        }
         counted = usage(ask, len(answer.pieces))
         return {**self.base, "object": self.object_whole, "choices": [choice], "usage": counted}
 

@@ -37,10 +37,8 @@ def served_name(job: Job[ServeConfig]) -> str:
     return job.config.name or job.recipe
 
 
-def server_command(
-    model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None
-) -> list[str]:
-    """The exact command line of the server process; ``port`` 0 lets it take a free one and print its address."""
+def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None) -> list[str]:
+    """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     return [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
         "--host", config.host if port is None else "127.0.0.1",

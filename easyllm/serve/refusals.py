@@ -31,9 +31,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def openai_body(refused: Refused) -> dict[str, Any]:
     default = "invalid_request_error" if refused.status < 500 else "server_error"
     kind = OPENAI_TYPES.get(refused.status, default)
-    return {
-        "error": {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code}
-    }
+    return {"error": {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code}}
 
 
 def openai_response(refused: Refused) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers.generation.continuous_batching.cb_logits_processors import (
@@ -10,19 +10,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one request wants its tokens chosen."""
-
-    temperature: float = 0.0
-    """0 always takes the likeliest token."""
-    top_p: float = 1.0
-    """Keep the likeliest tokens whose probabilities reach this sum."""
-    top_k: int = 0
-    """Keep this many likeliest tokens; 0 keeps all."""
-    seed: int | None = None
-    """Same seed, prompt and settings: same answer, whatever else is in the batch."""
+from easyllm.serve.contract import Sampling
 
 
 @dataclass
@@ -75,12 +63,12 @@ def cut(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 class PerRequestSampler(ContinuousBatchingLogitsProcessor):
     """Leaves one finite score a row, that of the chosen token, so that the manager's argmax takes it.
 
-    The manager's own processors know temperature, top_k and top_p per request, but neither a mix of greedy and
-    sampled requests in one batch nor a seed per request.
+    The manager's own processors know temperature, top_k and top_p per request, but neither a mix of greedy
+    and sampled requests in one batch nor a seed per request.
     """
 
-    supported_kwargs: dict[str, type] = {"slot": int}
-    ignored_kwargs: tuple[str, ...] = ()
+    supported_kwargs: ClassVar[dict[str, type]] = {"slot": int}
+    ignored_kwargs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self.slots: dict[int, Slot] = {}
@@ -107,7 +95,7 @@ def install(manager: Any, sampler: PerRequestSampler) -> None:
     """Make ``sampler`` the only logits processor of a ContinuousBatchingManager that has not started.
 
     transformers 5.23 builds its list from the generation config alone (continuous_api.py, __init__), so there
-    is no public way to hand one in. A test mixes greedy and seeded requests and fails when this stops working.
+    is no public way to hand one in. A test mixes greedy and seeded requests and fails when this breaks.
     """
     processors: ContinuousBatchingLogitsProcessorList = manager.logit_processor
     processors.logits_processor[:] = [sampler]

@@ -24,9 +24,9 @@ def event(data: Any) -> bytes:
 
 
 class EventStream(Response):
-    """Sends what ``events`` yields. It is closed at once when the client disconnects, so the engine stops too.
+    """Sends what ``events`` yields, and closes it when the client disconnects, so that the engine stops too.
 
-    Starlette's StreamingResponse notices a lost client only at the next send; a slow model may be long in between.
+    Starlette's StreamingResponse notices a lost client only at the next send; a slow model may be long.
     """
 
     media_type = "text/event-stream"

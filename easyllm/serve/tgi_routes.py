@@ -9,12 +9,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from easyllm import __version__
-from easyllm.serve.answering import Ask, Piece, Whole
 from easyllm.serve.bodies import MOST_STOPS, TgiBody, TgiParameters
+from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
 from easyllm.serve.desk import Desk
-from easyllm.serve.engine import EngineFailed
 from easyllm.serve.refusals import Refused, tgi_body
-from easyllm.serve.sampling import Sampling
 from easyllm.serve.sse import event
 
 DEFAULT_NEW_TOKENS = 100
@@ -99,9 +97,7 @@ class TgiRoutes:
         except EngineFailed as error:
             yield event(tgi_body(Refused(500, str(error))))
 
-    def token_event(
-        self, piece: Piece, said: list[Piece], body: TgiBody, settings: TgiParameters
-    ) -> dict[str, Any]:
+    def token_event(self, piece: Piece, said: list[Piece], body: TgiBody, settings: TgiParameters) -> dict[str, Any]:
         text, details = None, None
         if piece.finish:
             answer = Whole("".join(p.text for p in said), said)
@@ -113,7 +109,7 @@ class TgiRoutes:
         return {"index": len(said), "token": self.token(piece), "generated_text": text, "details": details}
 
     def token(self, piece: Piece) -> dict[str, Any]:
-        """A special token shows its name, as it does in text-generation-inference; it is not in generated_text."""
+        """A special token shows its name, as in text-generation-inference, and is not in generated_text."""
         name = self.desk.model.voice.tokenizer.convert_ids_to_tokens(piece.token.id) if piece.special else piece.text
         return {"id": piece.token.id, "text": name, "logprob": piece.token.logprob, "special": piece.special}
 

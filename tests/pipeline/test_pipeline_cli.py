@@ -61,9 +61,7 @@ def test_what_cannot_be_done_is_refused_with_its_code(easyllm, tiny: Path, argum
     assert "Traceback" not in done.stderr
 
 
-def test_a_shipped_recipe_is_handed_over_with_its_data_and_overwrites_nothing(
-    easyllm, tmp_path: Path
-) -> None:
+def test_a_shipped_recipe_is_handed_over_with_its_data_and_overwrites_nothing(easyllm, tmp_path: Path) -> None:
     names = [row["name"] for row in json.loads(easyllm("recipe", "ls", "--json").stdout)]
     assert "tiny-cpu" in names
     for name in names:
@@ -72,9 +70,7 @@ def test_a_shipped_recipe_is_handed_over_with_its_data_and_overwrites_nothing(
         assert "RECIPE-009" in easyllm("recipe", "cp", name, tmp_path / name, expect=2).stderr
 
 
-def test_plan_shows_figures_commands_and_reasons_before_anything_exists(
-    easyllm, tiny: Path, tmp_path
-) -> None:
+def test_plan_shows_figures_commands_and_reasons_before_anything_exists(easyllm, tiny: Path, tmp_path) -> None:
     stages = {row["stage"]: row for row in json.loads(easyllm("plan", tiny, "--json").stdout)["stages"]}
     assert list(stages) == ["corpus", "pretrain", "convert"]
     assert all(not row["fresh"] for row in stages.values())

@@ -44,9 +44,7 @@ def test_stages_left_whole_artifacts_with_manifests_and_nothing_half_done(finish
     for stage in ("corpus", "pretrain", "convert"):
         manifest = json.loads((run / stage / "manifest.json").read_text())
         assert manifest["stage"] == stage
-        assert all(
-            (run / stage / entry["path"]).stat().st_size == entry["bytes"] for entry in manifest["outputs"]
-        )
+        assert all((run / stage / entry["path"]).stat().st_size == entry["bytes"] for entry in manifest["outputs"])
 
 
 @pytest.mark.slow
@@ -66,9 +64,7 @@ def test_a_touched_corpus_line_makes_exactly_what_is_downstream_stale(finished: 
         os.utime(corpus)  # a new time alone changes nothing
         plan = json.loads(easyllm("plan", "tiny.yaml", "--json", cwd=finished).stdout)["stages"]
         assert [row["fresh"] for row in plan] == [True, True, True]
-        corpus.write_text(
-            before.replace('page 7"', 'page seven"').replace("lighthouse", "light-house", 1), "utf-8"
-        )
+        corpus.write_text(before.replace('page 7"', 'page seven"').replace("lighthouse", "light-house", 1), "utf-8")
         plan = json.loads(easyllm("plan", "tiny.yaml", "--json", cwd=finished).stdout)["stages"]
         assert [row["fresh"] for row in plan] == [False, False, False]
     finally:

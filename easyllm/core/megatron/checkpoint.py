@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import torch as megatron_torch
 from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from easyllm.core.artifact import sync_directory, sync_tree
@@ -88,10 +88,10 @@ def rng_state() -> dict[str, Any]:
     import numpy
     from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-    kind, keys, position, has_gauss, gauss = numpy.random.get_state()
+    kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.tensor(keys.astype("int64")), position, has_gauss, gauss),
+        "numpy": (kind, torch.tensor(numpy.asarray(keys).astype("int64")), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(),
         "tracker": dict(get_cuda_rng_tracker().get_states()),

@@ -1,0 +1,23 @@
+"""What an evaluation will do, in numbers. Pure, no torch."""
+
+from easyllm.core.artifact import Decision
+from easyllm.core.conversations import read_conversations
+from easyllm.core.stage import Job, Plan
+from easyllm.evaluate.config import EvaluateConfig
+from easyllm.evaluate.questions import questions
+from easyllm.evaluate.sides import row_files, sides
+
+
+def plan(job: Job[EvaluateConfig]) -> Plan:
+    """Rows, prompts and the two models, as far as they are known now."""
+    files, why_rows = row_files(job)
+    found = sides(job)
+    figures = {
+        "model": job.inputs["model"].ref,
+        "base": found.base.ref if found.base else "-",
+        "held-out rows": sum(1 for _ in read_conversations(files, job.stage)),
+        "prompts": len(questions(job)),
+        "longest answer, tokens": job.config.max_new_tokens,
+    }
+    decisions = [Decision("base", figures["base"], found.why_base), Decision("rows", len(files), why_rows)]
+    return Plan(figures, decisions=decisions)

@@ -1,0 +1,134 @@
+"""The scores as a document, as Markdown and as a table on the terminal."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.artifact import write_whole
+from easyllm.evaluate.measure import Loss
+from easyllm.evaluate.questions import Question
+
+SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """By side (``base``, ``tuned``; base is missing where there is none): loss and answers, in the order asked."""
+
+    names: Mapping[str, str]
+    """How the recipe calls each side."""
+    losses: Mapping[str, Loss]
+    questions: Sequence[Question]
+    answers: Mapping[str, Sequence[str]]
+
+    @property
+    def sides(self) -> list[str]:
+        return [side for side in SIDES if side in self.names]
+
+    @property
+    def expected(self) -> int:
+        """Questions with an expected text."""
+        return sum(bool(question.expect) for question in self.questions)
+
+    def hits(self, side: str) -> int:
+        """Answers of ``side`` that hold what was expected."""
+        pairs = zip(self.questions, self.answers[side], strict=True)
+        return sum(question.hit(answer) is True for question, answer in pairs)
+
+    def metrics(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"prompts": len(self.questions), "expected": self.expected}
+        for side in self.sides:
+            if side in self.losses:
+                loss = self.losses[side]
+                found |= {f"{side}_loss": loss.loss, f"{side}_perplexity": loss.perplexity}
+                found |= {"held_out_rows": loss.rows, "held_out_label_tokens": loss.label_tokens}
+            if self.expected:
+                found[f"{side}_hits"] = self.hits(side)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a question: prompt, expect, and for each side its answer and whether it hit."""
+        rows = []
+        for number, question in enumerate(self.questions):
+            row: dict[str, Any] = {"prompt": question.prompt, "expect": list(question.expect)}
+            for side in self.sides:
+                answer = self.answers[side][number]
+                row |= {side: answer, f"{side}_hit": question.hit(answer)}
+            rows.append(row)
+        return rows
+
+
+def write(scores: Scores, out: Path) -> None:
+    """scores.json, answers.jsonl and report.md in ``out``."""
+    document = {
+        "models": dict(scores.names),
+        "held_out": {side: loss.as_record() for side, loss in scores.losses.items()},
+        "metrics": scores.metrics(),
+    }
+    write_whole(out / "scores.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scores.rows()]
+    write_whole(out / "answers.jsonl", "".join(lines))
+    write_whole(out / "report.md", markdown(scores))
+
+
+def markdown(scores: Scores) -> str:
+    """The report as a page: a table of figures, a table of answers."""
+    parts = ["# Evaluation", ""]
+    parts += _table(["", *_titles(scores)], _figures(scores))
+    if scores.questions:
+        parts += ["", "## Answers", "", *_table(["prompt", "expected", *_titles(scores)], _answers(scores))]
+    return "\n".join(parts) + "\n"
+
+
+def show(scores: Scores) -> None:
+    """The same two tables on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    tables = [(["", *_titles(scores)], _figures(scores))]
+    if scores.questions:
+        tables.append((["prompt", "expected", *_titles(scores)], _answers(scores)))
+    for titles, rows in tables:
+        table = Table(*titles, show_lines=len(titles) > 3)
+        for row in rows:
+            table.add_row(*[Text(cell) for cell in row])  # as text: an answer may hold rich's own brackets
+        console.print(table)
+
+
+def _titles(scores: Scores) -> list[str]:
+    return [f"{side} ({scores.names[side]})" for side in scores.sides]
+
+
+def _figures(scores: Scores) -> list[list[str]]:
+    rows = []
+    if scores.losses:
+        rows.append(["loss, nats per answer token", *[f"{scores.losses[s].loss:.4f}" for s in scores.sides]])
+        rows.append(["perplexity", *[f"{scores.losses[s].perplexity:.4g}" for s in scores.sides]])
+        rows.append(["held-out rows", *[f"{scores.losses[s].rows:,}" for s in scores.sides]])
+    if scores.expected:
+        rows.append(["expected answers", *[f"{scores.hits(s)}/{scores.expected}" for s in scores.sides]])
+    return rows
+
+
+def _answers(scores: Scores) -> list[list[str]]:
+    rows = []
+    for row in scores.rows():
+        cells = [row["prompt"], " / ".join(row["expect"])]
+        rows.append(cells + [_marked(row[side], row[f"{side}_hit"]) for side in scores.sides])
+    return rows
+
+
+def _marked(answer: str, hit: bool | None) -> str:
+    return answer if hit is None else f"{'✓' if hit else '✗'} {answer}"
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+    return [line(titles), "|" + " --- |" * len(titles), *[line(row) for row in rows]]

@@ -1,0 +1,54 @@
+"""Which two models are compared, and on which rows: what the recipe names, or what the artifact tells of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.inputs import Input
+from easyllm.core.models import recorded_base
+from easyllm.core.stage import Job
+from easyllm.evaluate.config import EvaluateConfig
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The tuned model and its base. An adapter stands on the base that its own manifest names."""
+
+    tuned: Input
+    """The model, or the base below the adapter."""
+    adapter: Path | None
+    base: Input | None
+    """None where the recipe names none and the artifact does not know one: nothing is compared then."""
+    why_base: str
+
+
+def sides(job: Job[EvaluateConfig]) -> Sides:
+    """Raises UserError BASE-005 or BASE-006 where the recorded base is gone or another."""
+    tuned = job.inputs["model"]
+    records: Mapping[str, Any] = tuned.manifest.records if tuned.manifest else {}
+    below = None
+    if "base" in records:
+        below = recorded_base(records["base"], job.cache_dir, job.stage, "evaluate.model")
+    is_adapter = tuned.manifest is not None and tuned.manifest.kind == "adapter"
+    base, why = job.inputs.get("base"), "named in the recipe"
+    if base is None:
+        base, why = below, "the model it was made from" if below else "none is named, and the model tells of none"
+    if is_adapter and below is not None:
+        return Sides(below, tuned.path, base, why)
+    return Sides(tuned, None, base, why)
+
+
+def row_files(job: Job[EvaluateConfig]) -> tuple[tuple[Path, ...], str]:
+    """(files of held-out rows, why those): the recipe's, else those that finetune held out, else none."""
+    if "data" in job.inputs:
+        return job.inputs["data"].files, "named in the recipe"
+    tuned = job.inputs["model"]
+    if tuned.manifest is None or tuned.path is None:
+        return (), "none are named"
+    if tuned.manifest.kind == "adapter":
+        found = tuned.path / "held_out.jsonl"
+    else:
+        lineage = tuned.manifest.records.get("lineage", {})
+        found = Path(lineage.get("adapter", "")) / (lineage.get("held_out") or "-")
+    return ((found,), "those that finetune held out") if found.is_file() else ((), "none are named or held out")

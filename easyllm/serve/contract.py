@@ -1,0 +1,117 @@
+"""How routes, text and engine talk to each other. Light: the server listens before torch is there."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from easyllm.core.errors import StageFailed
+
+Finish = Literal["length", "eos_token", "stop_sequence"]
+
+
+class EngineFailed(StageFailed):
+    """The engine lost a request, or has died."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one request wants its tokens chosen."""
+
+    temperature: float = 0.0
+    """0 always takes the likeliest token."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens whose probabilities reach this sum."""
+    top_k: int = 0
+    """Keep this many likeliest tokens; 0 keeps all."""
+    seed: int | None = None
+    """Same seed, prompt and settings: same answer, whatever else is in the batch."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token and its log-probability under the model."""
+
+    id: int
+    logprob: float
+
+
+class Engine(Protocol):
+    """What a server needs of whatever runs the model: token ids in, token ids out."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def running(self) -> int:
+        """Requests it still works on."""
+        ...
+
+    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
+        """Tokens as they come, an end token last if one was reached. Closing it cancels the request."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request every check has passed."""
+
+    ids: list[int]
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    keep_stop: bool = False
+    """Whether a stop string stays at the end of the text."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token and the text it completes; the last one says why the answer ended."""
+
+    token: Token
+    special: bool
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer all at once."""
+
+    text: str
+    pieces: list[Piece]
+
+    @property
+    def finish(self) -> Finish:
+        last = self.pieces[-1].finish
+        assert last is not None
+        return last
+
+
+class Voice(Protocol):
+    """A model with its tokenizer: what answers."""
+
+    engine: Engine
+    tokenizer: Any
+
+    def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        """The answer token by token. Closing the generator stops the engine's work on it."""
+        ...
+
+    async def whole(self, ask: Ask) -> Whole:
+        """The answer all at once; what a stream of the same request would say, joined."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to answer."""
+
+    voice: Voice
+    model: Any
+    ends: list[int]
+    dtype: str
+    device: str
+    default: Sampling
+    """What generation_config.json says of sampling; the OpenAI routes use it where a request says nothing."""

@@ -1,0 +1,112 @@
+"""The rehearsal of a deployment: the real server and real clients, held against plain ``generate()``."""
+
+import gc
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from easyllm.core.artifact import Decision
+from easyllm.core.chat import render
+from easyllm.core.errors import StageFailed
+from easyllm.core.launch import threads_per_rank
+from easyllm.core.messages import say
+from easyllm.core.models import choose_dtype
+from easyllm.core.progress import note
+from easyllm.serve.clients import ask_all
+from easyllm.serve.config import ServeConfig
+from easyllm.serve.engine import greedy_reference
+from easyllm.serve.loading import load_weights, load_words
+from easyllm.serve.process import running_server
+from easyllm.serve.text import decode
+
+DOORS = ("openai", "openai_stream", "hub_chat", "hub_text")
+"""The ways each question is asked; all must give the same text."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came out."""
+
+    answers: list[dict[str, Any]]
+    seconds_to_healthy: float
+    decisions: list[Decision]
+
+    def metrics(self) -> dict[str, Any]:
+        """Median time to the first token and speed of one stream, over the prompts."""
+        found: dict[str, Any] = {"prompts": len(self.answers), "seconds_to_healthy": self.seconds_to_healthy}
+        for name in ("first_token_seconds", "tokens_per_second"):
+            values = [answer[name] for answer in self.answers if answer[name] is not None]
+            if values:
+                found[name] = statistics.median(values)
+        return found
+
+
+def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
+    """Ask the prompts of ``config.ask`` through every door of a server started for it.
+
+    Raises UserError where the model may not be served and StageFailed where two answers differ.
+    """
+    questions, references, decision = reference_answers(model, config)
+    with running_server(model, name, config) as server:
+        answers = ask_all(server.url, name, questions) if questions else []
+        seconds = server.seconds_to_healthy
+    exact = decision.value == "float32"
+    told = [
+        compare(question, answer, reference, exact)
+        for question, answer, reference in zip(questions, answers, references, strict=True)
+    ]
+    for entry in told:
+        note(say("serve_asked", question=entry["prompt"], answer=entry["answer"]))
+    return Rehearsal(told, seconds, [decision])
+
+
+def reference_answers(model: Path, config: ServeConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Decision]:
+    """(questions for the clients, the answers of plain ``generate()``, the dtype)."""
+    tokenizer, _, ends = load_words(model)
+    torch.set_num_threads(threads_per_rank(1))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, why = choose_dtype(device)
+    decision = Decision("dtype", str(dtype).removeprefix("torch."), why)
+    if not config.ask:
+        return [], [], decision
+    weights = load_weights(model, dtype, device)
+    questions, references = [], []
+    for prompt in config.ask:
+        ids = render(tokenizer, [{"role": "user", "content": prompt}], True)
+        answer = greedy_reference(weights, ids, config.ask_tokens, ends)
+        text = decode(tokenizer, answer[:-1] if answer[-1] in ends else answer)
+        references.append({"ids": answer, "text": text})
+        questions.append({"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": config.ask_tokens})
+    del weights
+    gc.collect()  # the server is about to hold the same weights
+    return questions, references, decision
+
+
+def rendered_text(tokenizer: Any, ids: list[int]) -> str:
+    """The text whose token ids, encoded the way a server does it, are ``ids``."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    bos = tokenizer.bos_token
+    if bos and text.startswith(bos) and tokenizer.encode(text) != ids:
+        text = text.removeprefix(bos)  # the tokenizer puts it there itself
+    return text
+
+
+def compare(question: dict[str, Any], answer: dict[str, Any], reference: dict[str, Any], exact: bool) -> dict[str, Any]:
+    """The one answer all doors gave. Raises StageFailed where they, or in fp32 ``generate()``, disagree."""
+    said = {door: answer[door] for door in DOORS}
+    same = answer["ids"] == reference["ids"]
+    if exact:
+        said["generate()"] = reference["text"]
+    if len(set(said.values())) > 1 or (exact and not same):
+        lines = "\n".join(f"  {door}: {text!r}" for door, text in said.items())
+        raise StageFailed(f"SERVE answers to {question['prompt']!r} differ:\n{lines}")
+    kept = ("finish_reason", "prompt_tokens", "tokens", "first_token_seconds", "tokens_per_second")
+    return {
+        "prompt": question["prompt"],
+        "answer": answer["openai"],
+        "same_as_generate": same,
+        **{key: answer[key] for key in kept},
+    }

@@ -1,0 +1,62 @@
+"""``run`` rehearses a deployment and writes down what was answered; ``serve_forever`` is the deployment."""
+
+import json
+from pathlib import Path
+
+from easyllm.core.errors import UserError
+from easyllm.core.models import local_model
+from easyllm.core.stage import Job, Result
+from easyllm.serve.checks import model_problems
+from easyllm.serve.config import ServeConfig
+from easyllm.serve.limits import choose_limits, limit_problems, model_positions, read_json
+from easyllm.serve.plan import served_name
+
+
+def run(job: Job[ServeConfig]) -> Result:
+    """Start the server, ask it, stop it; served.json and served.md hold the answers and the figures."""
+    from easyllm.serve.rehearsal import rehearse
+
+    model = servable(job)
+    found = rehearse(model, served_name(job), job.config)
+    metrics = found.metrics()
+    document = {"model": served_name(job), "metrics": metrics, "answers": found.answers}
+    (job.out / "served.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (job.out / "served.md").write_text(as_markdown(served_name(job), metrics, found.answers), "utf-8")
+    _, limit = choose_limits(job.config, model_positions(read_json(model / "config.json")))
+    return Result("served", metrics, [*found.decisions, limit], {"answers": found.answers})
+
+
+def serve_forever(job: Job[ServeConfig]) -> None:
+    """Serve until Ctrl-C or SIGTERM. The address goes to stdout, how to ask it to stderr."""
+    from easyllm.serve.server import Settings, serve
+
+    model = servable(job)
+    limits, _ = choose_limits(job.config, model_positions(read_json(model / "config.json")))
+    config = job.config
+    serve(Settings(model, served_name(job), config.host, config.port, limits, config.drain_seconds), greet=True)
+
+
+def servable(job: Job[ServeConfig]) -> Path:
+    """The model's directory, downloaded or dequantised if need be; what its files forbid is refused here."""
+    model = local_model(job.inputs["model"], job.cache_dir, "serve")
+    problems = limit_problems(job.config, model_positions(read_json(model / "config.json")))
+    problems += model_problems(model)
+    if problems:
+        raise UserError(*problems)
+    return model
+
+
+def as_markdown(name: str, metrics: dict[str, float], answers: list[dict[str, object]]) -> str:
+    """The answers as a table, and the figures below."""
+    lines = [f"# {name}, served", "", "| asked | answered | tokens | ended by |", "|---|---|---|---|"]
+    for entry in answers:
+        cells = (entry["prompt"], entry["answer"], entry["tokens"], entry["finish_reason"])
+        lines.append("| " + " | ".join(cell(str(value)) for value in cells) + " |")
+    lines += ["", "| figure | value |", "|---|---|"]
+    lines += [f"| {figure} | {value:.4g} |" for figure, value in metrics.items()]
+    return "\n".join(lines) + "\n"
+
+
+def cell(text: str) -> str:
+    """Text that cannot break out of its cell."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")

@@ -1,0 +1,116 @@
+"""Pretraining for real: two ranks over gloo, killed, resumed, spread in other ways."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
+
+from easyllm.core.artifact import read_manifest
+from easyllm.core.errors import StageFailed
+from easyllm.pretrain import checkpoints, losses, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp()
+
+
+def curve(directory: Path) -> list[float]:
+    return [row.loss for row in losses.read(directory / "losses.csv")]
+
+
+def test_the_loss_falls_and_the_artifact_has_all_that_convert_needs(base: Path) -> None:
+    out = trained(base, "llama")
+    values = curve(out)
+    assert len(values) == 60
+    assert sum(values[-5:]) / 5 < values[0] - 0.6
+    visible = {p.name for p in out.iterdir() if not p.name.startswith(".")}
+    assert visible == {"checkpoint", "losses.csv", "losses.png", "tokenizer", "manifest.json"}
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert (manifest.kind, manifest.records["architecture"]["padded_vocabulary"]) == ("checkpoint", 1024)
+    assert manifest.records["ledger"]["tokenizer_size"] == 1000
+
+
+def test_killed_pretraining_resumes_with_the_same_loss(base: Path, tmp_path: Path) -> None:
+    corpus, out = shared_corpus(base), tmp_path / "out"
+    code = (
+        "import sys; from pathlib import Path; from tiny_megatron import RUNS, pretrain\n"
+        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), **RUNS['llama'])"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(corpus), str(out)], env=environment, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(curve(out)) < 25 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert alive == [], "a rank outlived the killed run and would write into its checkpoints"
+    newest = checkpoints.newest(out / "checkpoints")
+    assert newest is not None
+    assert newest[0] in (20, 40)
+    pretrain(corpus, out, **RUNS["llama"])
+    assert curve(out) == pytest.approx(curve(trained(base, "llama")), abs=1e-6)
+    assert [r.step for r in losses.read(out / "losses.csv")] == list(range(1, 61))
+
+
+def test_ranks_end_when_only_the_process_that_started_them_is_killed(base: Path, tmp_path: Path) -> None:
+    corpus, out = shared_corpus(base), tmp_path / "out"
+    code = (
+        "import sys; from pathlib import Path; from tiny_megatron import pretrain\n"
+        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), steps=100000)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
+    process = subprocess.Popen([sys.executable, "-c", code, str(corpus), str(out)], env=environment)
+    deadline = time.monotonic() + 120
+    while len(curve(out)) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3  # torchrun and two ranks
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+
+
+def test_one_rank_two_copies_and_two_halves_train_the_same_model(base: Path) -> None:
+    one, copies = curve(trained(base, "one-rank")), curve(trained(base, "data-parallel"))
+    assert copies == pytest.approx(one, abs=1e-4)
+    # 1024 padded rows both ways, and every matrix is drawn whole before it is cut: the same first weights.
+    assert curve(trained(base, "tensor-parallel")) == pytest.approx(one, abs=1e-4)
+
+
+def test_a_gpt2_model_trains_over_two_halves(base: Path) -> None:
+    values = curve(trained(base, "gpt2"))
+    assert values[-1] < values[0] - 0.1
+
+
+def test_a_run_that_was_cut_after_its_last_step_only_gathers(base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "out"
+    shutil.copytree(trained(base, "one-rank"), out)
+    (out / "losses.png").unlink()
+    began = time.monotonic()
+    metrics = pretrain(shared_corpus(base), out, **RUNS["one-rank"])
+    assert time.monotonic() - began < 6
+    assert metrics["steps"] == 8
+    assert (out / "losses.png").is_file()
+
+
+def test_a_learning_rate_that_blows_up_stops_with_the_reason(base: Path, tmp_path: Path) -> None:
+    wild = {"learning_rate": 1e30, "min_learning_rate": 1e30, "warmup_steps": 0, "clip_grad": 0}
+    with pytest.raises(StageFailed, match=r"not a number at step \d+; lower optimizer.learning_rate"):
+        run.run(pretrain_job(shared_corpus(base), tmp_path / "out", ranks=1, optimizer=wild))

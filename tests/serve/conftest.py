@@ -1,0 +1,104 @@
+"""A tiny random chat model, and a real server of it on a loopback port in this process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}"
+    "<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def write_tiny_chat_model(folder: Path, *, template: str | None = TEMPLATE, positions: int = 256) -> Path:
+    """A random llama that babbles bytes: broken characters, special tokens and all."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|text|>", "<|start|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    raw.train_from_iterator(["the sea and the ship go to the sea", "灯塔的光慢慢熄灭，船离开港口"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|text|>", additional_special_tokens=["<|start|>", "<|end|>"]
+    )
+    if template:
+        tokenizer.chat_template = template
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=positions, bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        initializer_range=0.4,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serve_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny chat model."""
+    return write_tiny_chat_model(tmp_path_factory.mktemp("serve") / "tiny-chat")
+
+
+@dataclass
+class Served:
+    """A live server in this process."""
+
+    url: str
+    desk: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.desk.model.voice.tokenizer
+
+    @property
+    def engine(self) -> Any:
+        return self.desk.model.voice.engine
+
+    def idle(self, within: float = 5.0) -> bool:
+        """Whether nothing is being answered any more, within so many seconds."""
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            if not self.desk.running and not self.engine.running:
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@pytest.fixture(scope="session")
+def served(serve_model: Path) -> Iterator[Served]:
+    """The tiny model, served: 200 tokens at most, three requests at once."""
+    import uvicorn
+
+    from easyllm.serve import address
+    from easyllm.serve.app import build_app
+    from easyllm.serve.desk import About, Desk
+    from easyllm.serve.limits import Limits
+    from easyllm.serve.loading import load
+
+    limits = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
+    desk = Desk(About("tiny-chat", "abc", limits))
+    desk.loaded = load(serve_model, limits)
+    listening = address.listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(build_app(desk), log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", desk)
+    server.should_exit = True
+    thread.join(10)
+    desk.loaded.voice.engine.stop()
