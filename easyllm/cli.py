@@ -31,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="The recipes that ship, and the schema of a recipe.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")

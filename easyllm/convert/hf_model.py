@@ -33,6 +33,8 @@ def write_model(tensors: "dict[str, torch.Tensor]", architecture: Architecture, 
     model.tie_weights()
     model.generation_config = transformers.GenerationConfig(**special)
     model.save_pretrained(out, safe_serialization=True)
+    for path in out.glob("*.safetensors"):
+        path.chmod(0o644)  # the writer leaves 0600, and a server may run as somebody else
     tokenizer.model_max_length = architecture.max_positions
     tokenizer.save_pretrained(out)
 

@@ -1,8 +1,10 @@
 """What conversion will do."""
 
+from easyllm.convert.checks import check
 from easyllm.convert.config import ConvertConfig
 from easyllm.convert.families import FAMILIES
 from easyllm.core.artifact import Decision
+from easyllm.core.errors import UserError
 from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.stage import Job, Plan
@@ -20,7 +22,10 @@ WHY = "of the largest logit, fp32 on both sides: a right mapping differs by 2e-6
 
 
 def plan(job: Job[ConvertConfig]) -> Plan:
-    """Sizes are exact once the checkpoint is there."""
+    """Sizes are exact once the checkpoint is there. UserError where checks do not hold."""
+    problems = check(job)
+    if problems:
+        raise UserError(*problems)
     found = job.inputs.get("checkpoint")
     decisions = [Decision("parity tolerance", TOLERANCE, WHY)]
     commands = [" ".join(torchrun_command(READER, [str(job.out / JOB_FILE)], 1))]

@@ -7,6 +7,7 @@ from typing import Any
 
 from easyllm.core.digest import of_value
 from easyllm.core.errors import UserError, refuse
+from easyllm.core.messages import say
 from easyllm.core.rows import read_rows
 
 Message = dict[str, str]
@@ -52,31 +53,31 @@ def messages_of(row: dict[str, Any], stage: str, file: Path, line: int) -> list[
 def _instruction(row: dict[str, Any], stage: str, file: Path, line: int) -> list[Message]:
     texts = [row["instruction"], row.get("input") or "", row["output"]]
     if not all(isinstance(text, str) for text in texts):
-        raise _malformed("instruction, input and output must be texts", stage, file, line)
+        raise _malformed(say("row_not_texts"), stage, file, line)
     instruction, extra, output = texts
     if not instruction.strip():
-        raise _malformed("instruction is empty", stage, file, line)
+        raise _malformed(say("row_no_instruction"), stage, file, line)
     question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
     return [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
 
 
 def _given(messages: Any, stage: str, file: Path, line: int) -> list[Message]:
     if not isinstance(messages, list) or not messages:
-        raise _malformed("messages is not a list with something in it", stage, file, line)
+        raise _malformed(say("row_no_list"), stage, file, line)
     for number, message in enumerate(messages, start=1):
-        fault = _fault(message)
+        fault = _fault(message, number)
         if fault:
-            raise _malformed(f"message {number} {fault}", stage, file, line)
+            raise _malformed(fault, stage, file, line)
     if messages[-1]["role"] != "assistant":
-        raise _malformed(f"the last message is the {messages[-1]['role']}'s", stage, file, line)
+        raise _malformed(say("row_last_role", role=messages[-1]["role"]), stage, file, line)
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
-def _fault(message: Any) -> str | None:
+def _fault(message: Any, number: int) -> str | None:
     if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-        return 'is not {"role": ..., "content": text}'
+        return say("row_message_shape", number=number)
     if message.get("role") not in ROLES:
-        return f"has the role {message.get('role')!r}, not one of {', '.join(ROLES)}"
+        return say("row_message_role", number=number, role=message.get("role"))
     return None
 
 

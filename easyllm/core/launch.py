@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from easyllm.core.errors import StageFailed
 
@@ -13,36 +15,61 @@ LAUNCHER = "EASYLLM_LAUNCHER_PID"
 """Tells a rank which process waits for it."""
 
 
-def torchrun_command(module: str, arguments: list[str], ranks: int) -> list[str]:
-    """The exact command line: one node, ``ranks`` processes, rendezvous on loopback."""
+def torchrun_command(module: str, arguments: list[str], ranks: int, *options: str) -> list[str]:
+    """The exact command line: one node, ``ranks`` processes, rendezvous on loopback; more ``options`` of torchrun."""
     return [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(ranks),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1",
-        "--module", module, *arguments,
+        *options, "--module", module, *arguments,
     ]  # fmt: skip
 
 
 def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str] | None = None) -> None:
     """Run ``python -m module arguments`` on ``ranks`` processes; what they print goes to our stderr.
 
-    Raises StageFailed when a rank dies.
+    Raises StageFailed when a rank dies. Interrupted, it takes the ranks along: what they had saved is whole.
     """
-    command = torchrun_command(module, arguments, ranks)
+    # Ctrl-C reaches the whole process group; only we answer it, or every rank prints a traceback.
+    command = torchrun_command(module, arguments, ranks, "--signals-to-handle", "SIGTERM")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads_per_rank(ranks)), LAUNCHER: str(os.getpid())}
     environment |= env or {}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    with _children_ignore_interrupts():
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     try:
         code = process.wait()
-    except BaseException:  # Ctrl-C or a kill: take the ranks along, then let it go on
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    except BaseException:
+        _kill_with_ranks(process)
         raise
     if code:
         raise StageFailed(f"{module} ended with exit code {code} on {ranks} ranks. {' '.join(command)}")
+
+
+@contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """A program started inside inherits that SIGINT is ignored; signals can be set in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _kill_with_ranks(process: "subprocess.Popen[bytes]") -> None:
+    """torchrun first, so that it has nothing to say about its ranks."""
+    import psutil
+
+    try:
+        ranks = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        ranks = []
+    process.kill()
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            rank.kill()
+    process.wait()
 
 
 def threads_per_rank(ranks: int) -> int:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     import torch
 
 
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)
+"""No pickles, no code."""
+
+
 def local_model(source: Input, cache_dir: Path, stage: str) -> Path:
     """The directory of ``source``'s weights, config and tokenizer.
 
@@ -35,6 +40,14 @@ def local_model(source: Input, cache_dir: Path, stage: str) -> Path:
     raise UserError(
         problem("BASE-001", stage=stage, key=f"{stage}.{source.role}", ref=source.ref, path=str(source.path))
     )
+
+
+def local_tokenizer(source: Input, cache_dir: Path, stage: str) -> Path:
+    """The directory of ``source``'s tokenizer; the weights are left where they are, a .gguf apart."""
+    scheme, _, name = source.ref.partition(":")
+    if source.path is None and scheme == "hf":
+        return _from_hub(name, stage, source, TOKENIZER_FILES)
+    return local_model(source, cache_dir, stage)
 
 
 def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
@@ -120,13 +133,12 @@ def recorded_base(record: Mapping[str, Any], cache_dir: Path, stage: str, key: s
     return Input("base", ref, "model", path=path, manifest=read_manifest(path), digest=today)
 
 
-def _from_hub(name: str, stage: str, source: Input) -> Path:
+def _from_hub(name: str, stage: str, source: Input, wanted: tuple[str, ...] = MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no pickles, no code
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise _unreachable(stage, source, error) from error
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -11,33 +11,30 @@ from easyllm.core.section import Section
 class TrainTokenizer(Section):
     """A byte-level BPE tokenizer learned from the corpus itself: no text is ever unknown to it."""
 
-    vocab_size: int = Field(default=8000, ge=1)
-    """Ids of the tokenizer, the end-of-document token and the 256 bytes included."""
-    min_frequency: int = Field(default=2, ge=1)
+    vocab_size: int = 8000
+    """Ids of the tokenizer: the 256 bytes, 2 special tokens, and merges."""
+    min_frequency: Annotated[int, Field(ge=1)] = 2
     """A pair of tokens is merged only if it occurs at least this often."""
+    text_bytes: Annotated[int, Field(ge=1)] = 200_000_000
+    """How much text to learn from, in bytes of UTF-8, taken evenly from the corpus; a smaller corpus is used whole."""
 
 
-class Tokenizer(Section):
+class TokenizerConfig(Section):
     """Where the tokenizer comes from: exactly one of the two."""
 
     train: TrainTokenizer | None = None
     """Learn one from the corpus."""
     model: Annotated[str | None, Takes("model")] = None
-    """Take a Hugging Face fast tokenizer: a directory with tokenizer.json, hf:org/name or modelscope:org/name."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Tokenizer":
-        if (self.train is None) == (self.model is None):
-            raise ValueError("give exactly one of train and model")
-        return self
+    """Take the fast tokenizer of a model: a directory with tokenizer.json, a .gguf file, hf:org/name,
+    modelscope:org/name or package:NAME."""
 
 
 class CorpusConfig(Section):
     """Text becomes a tokenizer and indexed tokens, .bin and .idx as Megatron-Core reads them."""
 
-    input: Annotated[list[str], Takes("files")] = Field(min_length=1)
-    """JSONL files (.gz and .zst too), .txt files (one document each), folders, globs, or builtin:python-docs."""
+    input: Annotated[list[str], Takes("files"), Field(min_length=1)]
+    """Files, folders, globs, builtin:NAME: JSONL, .json with one list, .txt of one document, also .gz and .zst."""
     text_key: str = "text"
-    """Field of a row that holds its text; the other fields are not used."""
-    tokenizer: Tokenizer = Tokenizer(train=TrainTokenizer())
-    """The tokenizer."""
+    """Key of the row that holds the document's text; the other keys are not used."""
+    tokenizer: TokenizerConfig = TokenizerConfig(train=TrainTokenizer())
+    """Learn a tokenizer, or take one that exists."""

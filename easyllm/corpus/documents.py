@@ -1,75 +1,70 @@
-"""The documents of the input files, one at a time, every fault with its file and line."""
+"""Documents, one at a time, out of files of rows and of plain text, every fault with its file and line."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from easyllm.core.errors import UserError, problem
-from easyllm.core.rows import BROKEN, Rows, broken, decompressed, json_kind, plain_suffix
+from easyllm.core.rows import Rows, json_kind, plain_suffix, read_text
+
+STAGE = "corpus"
+MOST_KEYS = 20
+"""Keys of a row that an error names."""
 
 
-class Document(NamedTuple):
-    """One text, the file it stands in, and how many bytes of that file have been read."""
+@dataclass(frozen=True)
+class Document:
+    """One text and how far its file has been read."""
 
-    text: str
-    file: Path
+    file: int
+    """Index into the files it came from."""
     position: int
+    """Bytes of that file, as it lies on disk, read so far."""
+    text: str
+
+    @property
+    def empty(self) -> bool:
+        """Nothing but white space: such a document would teach the end-of-document token only."""
+        return not self.text or self.text.isspace()
 
 
-def documents(file: Path, text_key: str, stage: str) -> Iterator[Document]:
-    """Every document of ``file``, empty ones too. Raises UserError ROWS-00x, CORPUS-001 and CORPUS-002."""
-    if plain_suffix(file) == ".txt":
-        yield _whole_text(file, stage)
+def read_documents(files: Sequence[Path], text_key: str) -> Iterator[Document]:
+    """Every document of every file, empty ones too, in order.
+
+    Raises UserError ROWS-001 to ROWS-006, CORPUS-001 where a row lacks ``text_key``, CORPUS-002 where that is no
+    text.
+    """
+    for index, path in enumerate(files):
+        yield from of_file(index, path, text_key)
+
+
+def of_file(index: int, path: Path, text_key: str) -> Iterator[Document]:
+    """The documents of one file: a .txt is one document, everything else holds rows."""
+    if is_text(path):
+        yield Document(index, path.stat().st_size, read_text(path, STAGE))
         return
-    rows = Rows(file, stage)
+    rows = Rows(path, STAGE)
     for line, row in rows:
-        text = row.get(text_key)
-        if not isinstance(text, str):
-            raise _no_text(row, text_key, stage, file, line)
-        yield Document(text, file, rows.position)
+        yield Document(index, rows.position, _text(row, text_key, path, line))
 
 
-def _whole_text(file: Path, stage: str) -> Document:
-    with file.open("rb") as raw:
-        try:
-            data = decompressed(raw, file).read()
-        except BROKEN as error:
-            raise broken(file, stage, error) from error
-        size = raw.tell()
-    try:
-        return Document(data.decode("utf-8"), file, size)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            problem(
-                "ROWS-004",
-                stage=stage,
-                file=file,
-                line=line,
-                column=error.start - data.rfind(b"\n", 0, error.start),
-                byte=f"0x{data[error.start]:02x}",
-                guess="GB18030",
-            )
-        ) from error
+def is_text(path: Path) -> bool:
+    """Whether the whole file is one document."""
+    return plain_suffix(path) == ".txt"
 
 
-def _no_text(row: dict[str, object], text_key: str, stage: str, file: Path, line: int) -> UserError:
-    if text_key in row:
-        found = json_kind(row[text_key])
-        return UserError(problem("CORPUS-002", stage=stage, file=file, line=line, text_key=text_key, found=found))
-    there = list(row)
-    near = difflib.get_close_matches(text_key, there, n=1, cutoff=0.0)
-    nearest = near[0] if near else text_key
-    return UserError(
-        problem(
-            "CORPUS-001",
-            stage=stage,
-            key="corpus.text_key",
-            file=file,
-            line=line,
-            text_key=text_key,
-            there=", ".join(there) or "-",
-            nearest=nearest,
-        )
-    )
+def _text(row: dict[str, Any], key: str, path: Path, line: int) -> str:
+    if key not in row:
+        near = difflib.get_close_matches(key, row, n=1, cutoff=0.0)
+        there = ", ".join([*list(row)[:MOST_KEYS], *(["..."] if len(row) > MOST_KEYS else [])])
+        raise _fault("CORPUS-001", path, line, text_key=key, there=there or "-", nearest=near[0] if near else "-")
+    text = row[key]
+    if not isinstance(text, str):
+        raise _fault("CORPUS-002", path, line, text_key=key, found=json_kind(text))
+    return text
+
+
+def _fault(code: str, path: Path, line: int, **params: Any) -> UserError:
+    return UserError(problem(code, stage=STAGE, key="corpus.text_key", file=path, line=line, **params))

@@ -1,53 +1,74 @@
-"""What making the corpus will take, from the size of the files and a sample of their heads."""
+"""What the corpus stage would do, estimated from the heads of the files."""
 
-from itertools import islice
+import math
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import UserError
 from easyllm.core.stage import Job, Plan
-from easyllm.corpus.config import CorpusConfig
-from easyllm.corpus.documents import documents
+from easyllm.corpus.config import CorpusConfig, TokenizerConfig
+from easyllm.corpus.sample import Sample, look
+from easyllm.corpus.vocabulary import PLAIN_SPECIALS, dtype_bytes, token_dtype
 
-SAMPLE_DOCUMENTS = 200
-SAMPLE_FILES = 20
-BYTES_PER_TOKEN = 4
-"""Rule of thumb for byte-level BPE on prose; the corpus' own report has the real figure."""
+TAKEN_OVER_BYTES_PER_TOKEN = 4.0
+"""English prose under the vocabularies of 32,000 to 150,000 tokens that models ship with."""
+
+INDEX_BYTES_PER_DOCUMENT = 20
+TOKENIZER_BYTES = 20_000_000
 
 
 def plan(job: Job[CorpusConfig]) -> Plan:
-    files = job.inputs["input"].files
-    size = sum(file.stat().st_size for file in files)
-    count, text_bytes, read_bytes = _sample(job)
-    share = size / read_bytes if read_bytes else 0.0
-    tokens = int(text_bytes * share / BYTES_PER_TOKEN + count * share)
-    train = job.config.tokenizer.train
-    tokenizer = Decision(
-        "tokenizer",
-        f"byte-level BPE, {train.vocab_size:,} ids, learned here" if train else job.config.tokenizer.model,
-        "bytes leave no text unknown, in any language" if train else "the recipe names it",
+    """Documents, tokens and disk; what was not read is an estimate and says so."""
+    found = job.inputs["input"]
+    sample = look(found.files, job.config.text_key)
+    documents = round(sample.documents * sample.scale)
+    text = round(sample.text_bytes * sample.scale)
+    tokens = round(text / bytes_per_token(job.config.tokenizer)) + documents
+    dtype, _ = _dtype(job.config.tokenizer)
+    exact = "" if sample.whole else " (estimate)"
+    return Plan(
+        figures={
+            "files": len(found.files),
+            "input, bytes": sample.total_bytes,
+            f"documents{exact}": documents,
+            f"empty documents, skipped{exact}": round(sample.empty * sample.scale),
+            f"text, bytes of UTF-8{exact}": text,
+            "tokens (estimate)": tokens,
+        },
+        decisions=decisions(job.config, sample),
+        disk_bytes=tokens * dtype_bytes(dtype) + documents * INDEX_BYTES_PER_DOCUMENT + TOKENIZER_BYTES,
     )
-    wide = train is None or train.vocab_size > 1 << 16
-    figures = {
-        "files": len(files),
-        "bytes": size,
-        "documents (estimate)": int(count * share),
-        "tokens (estimate)": tokens,
-    }
-    return Plan(figures=figures, decisions=[tokenizer], disk_bytes=tokens * (4 if wide else 2) + (16 << 20))
 
 
-def _sample(job: Job[CorpusConfig]) -> tuple[int, int, int]:
-    """(documents, bytes of text, bytes of file) of the heads of the first files."""
-    count = text_bytes = read_bytes = 0
-    for file in job.inputs["input"].files[:SAMPLE_FILES]:
-        position = 0
-        try:
-            for document in islice(documents(file, job.config.text_key, job.stage), SAMPLE_DOCUMENTS):
-                count += 1
-                text_bytes += len(document.text.encode())
-                position = document.position
-        except UserError:
-            continue  # checks name the fault; a plan is made of what can be read
-        # The position of a short sample runs ahead by the read buffer, never past the file.
-        read_bytes += position
-    return count, text_bytes, read_bytes
+def bytes_per_token(config: TokenizerConfig) -> float:
+    """Bytes of UTF-8 a token stands for: a straight line in the logarithm of the vocabulary, measured on English."""
+    if not config.train:
+        return TAKEN_OVER_BYTES_PER_TOKEN
+    return min(4.5, 0.5 * math.log2(max(256, config.train.vocab_size)) - 2.6)
+
+
+def training_share(config: TokenizerConfig, sample: Sample) -> float:
+    """How much of the text the tokenizer learns from, above 0 to 1."""
+    text = sample.text_bytes * sample.scale
+    return min(1.0, config.train.text_bytes / text) if config.train and text else 1.0
+
+
+def decisions(config: CorpusConfig, sample: Sample) -> list[Decision]:
+    """The choices of the stage, each with its reason."""
+    dtype, why = _dtype(config.tokenizer)
+    return [*_of_tokenizer(config.tokenizer, sample), Decision("dtype", dtype, why), PLAIN_SPECIALS]
+
+
+def _dtype(config: TokenizerConfig) -> tuple[str, str]:
+    if config.train:
+        return token_dtype(config.train.vocab_size)
+    return "int32", "until the tokenizer is loaded; 2 bytes if its ids are below 65,500"
+
+
+def _of_tokenizer(config: TokenizerConfig, sample: Sample) -> list[Decision]:
+    if config.train:
+        share = training_share(config, sample)
+        part = "all of the text" if share == 1 else f"about {share:.2%} of the text, taken evenly"
+        return [
+            Decision("tokenizer", f"byte-level BPE of {config.train.vocab_size:,}", "any bytes can be written with it"),
+            Decision("tokenizer learns from", part, f"text_bytes = {config.train.text_bytes:,}"),
+        ]
+    return [Decision("tokenizer", config.model, "taken over as it is, so that a model which knows it can go on")]

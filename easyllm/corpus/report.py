@@ -1,65 +1,100 @@
-"""The corpus as a person looks at it: figures as JSON and Markdown, document lengths as a picture."""
+"""What the corpus holds, for people: report.json, report.md and lengths.png.
+
+Nothing in them depends on time or place, so that the same corpus gives the same artifact.
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy
 
-PERCENTILES = (0, 10, 50, 90, 99, 100)
+from easyllm.corpus.encoding import Counts
 
-
-@dataclass
-class Tally:
-    """Counted while the corpus is written."""
-
-    documents: int = 0
-    empty_documents: int = 0
-    tokens: int = 0
-    """End-of-document tokens included."""
-    text_bytes: int = 0
-    """UTF-8 bytes of all texts."""
-    tokens_by_file: dict[str, int] = field(default_factory=dict)
+PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+LISTED_FILES = 50
+"""Files in the Markdown table; report.json lists all."""
 
 
-def write_report(folder: Path, tally: Tally, lengths: Any, ledger: Mapping[str, Any]) -> None:
-    """report.json, report.md and lengths.png in ``folder``; ``lengths`` are the tokens of every document."""
-    lengths = np.asarray(lengths)
-    percentiles = {f"p{p}": int(np.percentile(lengths, p)) for p in PERCENTILES}
-    bytes_per_token = tally.text_bytes / tally.tokens
-    data = asdict(tally) | {"bytes_per_token": bytes_per_token, "length": percentiles, "ledger": dict(ledger)}
-    (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "report.md").write_text(_markdown(tally, percentiles, bytes_per_token, ledger), "utf-8")
-    _picture(folder / "lengths.png", lengths)
+def write_report(
+    out: Path, files: Sequence[Path], counts: Counts, lengths: "array[int]", ledger: dict[str, Any]
+) -> None:
+    """``lengths``: tokens of each document, the end-of-document token counted."""
+    sizes = numpy.frombuffer(lengths, dtype=numpy.int32)
+    report = _report(files, counts, sizes, ledger)
+    (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (out / "report.md").write_text(_markdown(report), "utf-8")
+    _draw(out / "lengths.png", sizes)
 
 
-def _markdown(tally: Tally, percentiles: dict[str, int], bytes_per_token: float, ledger: Mapping[str, Any]) -> str:
-    rows = [
-        ("documents", f"{tally.documents:,}"),
-        ("empty documents, left out", f"{tally.empty_documents:,}"),
-        ("tokens", f"{tally.tokens:,}"),
-        ("bytes of text", f"{tally.text_bytes:,}"),
-        ("bytes per token", f"{bytes_per_token:.2f}"),
-        ("vocabulary", f"{ledger['tokenizer_size']:,}"),
-        *[(f"document length, {name}", f"{value:,} tokens") for name, value in percentiles.items()],
-        *[(f"tokens of {name}", f"{value:,}") for name, value in tally.tokens_by_file.items()],
+def _report(files: Sequence[Path], counts: Counts, sizes: Any, ledger: dict[str, Any]) -> dict[str, Any]:
+    names = _names(files)
+    return {
+        "documents": counts.documents,
+        "empty_documents": counts.empty,
+        "tokens": counts.tokens,
+        "text_bytes": counts.text_bytes,
+        "bytes_per_token": round(counts.text_bytes / counts.tokens, 4),
+        "vocabulary": ledger,
+        "document_tokens_percentiles": {
+            str(p): int(v)
+            for p, v in zip(PERCENTILES, numpy.percentile(sizes, PERCENTILES, method="lower"), strict=True)
+        },
+        "files": [
+            {"name": name, "documents": documents, "tokens": tokens}
+            for name, documents, tokens in zip(names, counts.file_documents, counts.file_tokens, strict=True)
+        ],
+    }
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Paths below the folder that all files share: absolute ones would make the artifact depend on its place."""
+    root = os.path.commonpath([path.parent.absolute() for path in files])
+    return [os.path.relpath(path.absolute(), root) for path in files]
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    ledger, percentiles = report["vocabulary"], report["document_tokens_percentiles"]
+    largest = sorted(report["files"], key=lambda row: (-row["tokens"], row["name"]))[:LISTED_FILES]
+    left = len(report["files"]) - len(largest)
+    held = f"{report['documents']:,} documents, {report['tokens']:,} tokens, {report['text_bytes']:,} bytes of text"
+    lines = [
+        "# Corpus",
+        "",
+        f"{held} ({report['bytes_per_token']:.2f} a token); {report['empty_documents']:,} empty documents left out.",
+        f"Vocabulary of {ledger['tokenizer_size']:,}; `{ledger['eod']}` ({ledger['eod_id']}) ends each document.",
+        "",
+        "| documents up to this share, % | tokens |",
+        "|---:|---:|",
+        *[f"| {share} | {tokens:,} |" for share, tokens in percentiles.items()],
+        "",
+        "| file | documents | tokens |",
+        "|---|---:|---:|",
+        *[f"| {_cell(row['name'])} | {row['documents']:,} | {row['tokens']:,} |" for row in largest],
+        *([f"| {left:,} smaller files | in report.json | |"] if left else []),
+        "",
+        "![Tokens per document](lengths.png)",
     ]
-    lines = ["# Corpus", "", "| what | value |", "|---|---|", *[f"| {name} | {value} |" for name, value in rows]]
-    return "\n".join([*lines, "", "![document lengths](lengths.png)", ""])
+    return "\n".join(lines) + "\n"
 
 
-def _picture(path: Path, lengths: Any) -> None:
-    from matplotlib.figure import Figure  # the object interface: no window system is asked for
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _draw(path: Path, sizes: Any) -> None:
+    """A histogram of document lengths, both axes logarithmic: lengths of real text spread over decades."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.subplots()
-    edges = np.geomspace(1, max(2, int(lengths.max()) + 1), 40)
-    axes.hist(lengths, bins=list(edges), color="#4472a8")
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens in a document")
-    axes.set_ylabel("documents")
-    axes.set_title(f"{len(lengths):,} documents, {int(lengths.sum()):,} tokens")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    edges = numpy.geomspace(max(1, sizes.min()), sizes.max() + 1, 50)
+    axes.hist(sizes, bins=list(edges))
+    axes.set(xscale="log", yscale="log", xlabel="tokens per document", ylabel="documents")
+    axes.set_title(f"{len(sizes):,} documents, median {int(numpy.median(sizes)):,} tokens")
+    figure.savefig(path, dpi=120, metadata={"Software": None})

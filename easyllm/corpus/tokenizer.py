@@ -1,85 +1,135 @@
-"""The tokenizer of the corpus: learned from it, or a Hugging Face one taken as it is."""
+"""A tokenizer, trained or taken over, in the directory that later stages load with AutoTokenizer."""
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from easyllm.core.artifact import sync_tree
 from easyllm.core.errors import UserError, problem
-from easyllm.corpus.config import TrainTokenizer
+from easyllm.core.models import local_tokenizer, quiet_libraries
+from easyllm.core.stage import Job
+from easyllm.corpus import tokenizer_files
+from easyllm.corpus.config import CorpusConfig, TrainTokenizer
+from easyllm.corpus.vocabulary import SPECIAL_TOKENS, token_dtype
 
-END_OF_DOCUMENT = "<|endoftext|>"
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer ready to encode whole corpora, and its ledger."""
+
+    tokenizer: Tokenizer
+    end: str
+    """The token put after every document."""
+
+    @property
+    def end_id(self) -> int:
+        found = self.tokenizer.token_to_id(self.end)
+        assert found is not None
+        return int(found)
+
+    @property
+    def size(self) -> int:
+        """Ids run from 0 to size - 1; a vocabulary with holes counts them."""
+        return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
+
+    def ledger(self) -> dict[str, Any]:
+        """What pretraining and conversion must know: tokenizer_size, special ids by token, eod_id, dtype."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {
+            "tokenizer_size": self.size,
+            "special": {token.content: int(id) for id, token in sorted(added.items()) if token.special},
+            "eod": self.end,
+            "eod_id": self.end_id,
+            "dtype": token_dtype(self.size)[0],
+        }
 
 
-def learn(texts: Iterator[str], wanted: TrainTokenizer) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Radford et al. 2019) of at most ``wanted.vocab_size`` ids, end token first."""
+def make(job: Job[CorpusConfig], texts: Iterator[str]) -> Vocabulary:
+    """The vocabulary of ``job.out / "tokenizer"``; it is made first unless a cut run left it there whole."""
+    final = job.out / "tokenizer"
+    if not final.is_dir():
+        partial = job.out / ".tokenizer"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        asked = job.config.tokenizer.train
+        if asked:
+            train(asked, texts, partial)
+        else:
+            take_over(job, partial)
+        sync_tree(partial)
+        os.rename(partial, final)
+    return load(final, trained=job.config.tokenizer.train is not None)
+
+
+def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
+    """Learn a byte-level BPE from ``texts``. Raises UserError CORPUS-007 when they do not yield the size asked for."""
     tokenizer = Tokenizer(models.BPE())
+    # GPT-2's own split pattern: every engine and server knows it, so the vocabulary can move between them.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=wanted.vocab_size,
-        min_frequency=wanted.min_frequency,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=asked.vocab_size,
+        min_frequency=asked.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so no text is ever unknown
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_DOCUMENT,
-        eos_token=END_OF_DOCUMENT,
-        pad_token=END_OF_DOCUMENT,
-        clean_up_tokenization_spaces=False,
-    )
+    reached = tokenizer.get_vocab_size()
+    if reached != asked.vocab_size:
+        raise UserError(
+            problem(
+                "CORPUS-007", stage="corpus", key="corpus.tokenizer.train.vocab_size",
+                asked=asked.vocab_size, reached=reached, frequency=asked.min_frequency,
+            )
+        )  # fmt: skip
+    tokenizer.save(str(directory / "tokenizer.json"))
+    tokenizer_files.write_config(directory)
 
 
-def load(directory: Path, stage: str) -> Any:
-    """The fast tokenizer in ``directory``; CORPUS-005 when it is not one, or has no end token."""
+def take_over(job: Job[CorpusConfig], directory: Path) -> None:
+    """Copy the tokenizer files of the model as they are. Raises UserError CORPUS-005 and CORPUS-006."""
+    source = tokenizer_files.home(local_tokenizer(job.inputs["tokenizer.model"], job.cache_dir, job.stage))
+    problems = tokenizer_files.problems_of(source)
+    if problems:
+        raise UserError(*problems)
+    for name in tokenizer_files.FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+    load(directory, trained=False)  # a tokenizer that cannot be loaded must not look whole
+
+
+def load(directory: Path, trained: bool) -> Vocabulary:
+    """What stock code makes of the directory: transformers rebuilds some families from parts of tokenizer.json."""
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json")) if trained else _as_transformers(directory)
+    end = tokenizer_files.end_token(directory)
+    if end is None or tokenizer.token_to_id(end) is None:
+        raise UserError(tokenizer_files.no_end(directory))
+    tokenizer.encode_special_tokens = True  # special tokens inside a document are plain text
+    tokenizer.no_truncation()  # some tokenizer.json files carry a length limit, which would cut documents
+    tokenizer.no_padding()
+    return Vocabulary(tokenizer, end)
+
+
+def _as_transformers(directory: Path) -> Tokenizer:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _refused(directory, stage, str(error).splitlines()[0][:200]) from error
-    if not tokenizer.is_fast:
-        raise _refused(directory, stage, "not a fast tokenizer")
-    if tokenizer.eos_token_id is None:
-        raise _refused(directory, stage, "no end token (eos_token)")
-    return tokenizer
+        json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(tokenizer_files.unusable(directory, f"tokenizer.json: {error}")) from error
+    from transformers import AutoTokenizer
 
-
-def _refused(directory: Path, stage: str, reason: str) -> UserError:
-    key = "corpus.tokenizer.model"
-    return UserError(problem("CORPUS-005", stage=stage, key=key, path=str(directory), reason=reason))
-
-
-def save(tokenizer: Any, directory: Path) -> None:
-    """Write the tokenizer as AutoTokenizer reads it: beside, then renamed, so a kill leaves none or a whole one."""
-    beside = directory.with_name(f"{directory.name}.half")
-    shutil.rmtree(beside, ignore_errors=True)
-    tokenizer.save_pretrained(beside)
-    beside.rename(directory)
-
-
-def encoder(tokenizer: Any) -> Tokenizer:
-    """The engine under ``tokenizer``, set to take special tokens written in a text as the plain text they are.
-
-    A document that quotes "<|endoftext|>" must not end there.
-    """
-    engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    engine.encode_special_tokens = True
-    engine.no_truncation()
-    engine.no_padding()
-    return engine
-
-
-def ledger(tokenizer: Any, dtype: str) -> dict[str, Any]:
-    """The vocabulary ledger: what pretraining needs to pad the vocabulary and conversion to cut it again."""
-    special = {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokenizer.special_tokens_map.items()}
-    return {
-        "tokenizer_size": len(tokenizer),
-        "special": special,
-        "eod_id": tokenizer.eos_token_id,
-        "dtype": dtype,
-    }
+    quiet_libraries()
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(tokenizer_files.unusable(directory, str(error).splitlines()[0])) from error
+    if not loaded.is_fast:
+        raise UserError(tokenizer_files.unusable(directory, f"{type(loaded).__name__} is not a fast tokenizer"))
+    backend: Tokenizer = loaded.backend_tokenizer
+    return backend

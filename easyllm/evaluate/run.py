@@ -66,9 +66,7 @@ def run(job: Job[EvaluateConfig]) -> Result:
     )
 
 
-def _tokenizer(
-    job: Job[EvaluateConfig], found: Sides, places: dict[str, Path]
-) -> tuple[Any, list[Decision]]:
+def _tokenizer(job: Job[EvaluateConfig], found: Sides, places: dict[str, Path]) -> tuple[Any, list[Decision]]:
     """The tuned side's tokenizer, proven to give the base the same ids (EVAL-003)."""
     tokenizer = load_tokenizer(found.adapter or places["tuned"])
     if "base" in places and places["base"] != places["tuned"]:

@@ -36,7 +36,7 @@ def _batch(job: Job[FinetuneConfig]) -> list[Problem]:
     if asked % micro == 0:
         return []
     below = asked - asked % micro
-    choice = f"{below} or {below + micro}" if below else str(micro)
+    choice = f"{below}, {below + micro}" if below else str(micro)
     key = "finetune.batch.global_samples"
     return [problem("TRAIN-001", stage=job.stage, key=key, asked=asked, micro=micro, choice=choice)]
 

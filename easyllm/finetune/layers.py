@@ -70,9 +70,7 @@ def _whole(path: Path, read: Callable[[Path], R]) -> R:
     try:
         return read(path)
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise refuse(
-            "BASE-007", stage="finetune", key="finetune.base", file=path, reason=str(error)
-        ) from error
+        raise refuse("BASE-007", stage="finetune", key="finetune.base", file=path, reason=str(error)) from error
 
 
 def last_names(paths: Iterable[str]) -> list[str]:
@@ -89,6 +87,9 @@ def unknown_targets(targets: Iterable[str], linear: Iterable[str]) -> list[str]:
 def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
+        size = path.stat().st_size
+        if length > size:
+            raise ValueError(f"it announces a header of {length:,} bytes and has {size:,}")
         header = json.loads(file.read(length))
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
@@ -97,9 +98,7 @@ def _context_tokens(config: Path) -> int | None:
     if not config.is_file():
         return None
     values = json.loads(config.read_text("utf-8"))
-    return next(
-        (values[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in values), None
-    )
+    return next((values[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in values), None)
 
 
 def _gguf(path: Path) -> Header:

@@ -16,9 +16,7 @@ class Step:
     micro: tuple[tuple[int, ...], ...]
 
 
-def order(
-    lengths: Sequence[int], global_samples: int, micro_samples: int, epochs: int, seed: int
-) -> list[Step]:
+def order(lengths: Sequence[int], global_samples: int, micro_samples: int, epochs: int, seed: int) -> list[Step]:
     """Every row once an epoch; the last step of an epoch takes the rows that are left."""
     steps: list[Step] = []
     for epoch in range(1, epochs + 1):

@@ -17,9 +17,7 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     config = job.config
     header = read_header(job.inputs["base"].path) if job.ready("base") else None
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
-    decisions = [
-        Decision("length", config.too_long, f"rows over {config.sequence_tokens} tokens are never cut")
-    ]
+    decisions = [Decision("length", config.too_long, f"rows over {config.sequence_tokens} tokens are never cut")]
     if header is None:
         return Plan(figures, decisions=decisions)
     linear = header.linear
@@ -27,9 +25,7 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     trained = config.lora.rank * sum(sum(header.shapes[f"{name}.weight"]) for name in chosen)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
     if config.lora.targets == "auto":
-        decisions.append(
-            Decision("targets", last_names(linear), "auto: every linear layer but the output head")
-        )
+        decisions.append(Decision("targets", last_names(linear), "auto: every linear layer but the output head"))
     # The adapter, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
     return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(config, header, trained))

@@ -69,9 +69,7 @@ def _tokenizer(directory: Path, stage: str) -> tuple[Any, list[Decision]]:
     return tokenizer, [decision] if decision else []
 
 
-def _examples(
-    job: Job[FinetuneConfig], tokenizer: Any, rows: list[Conversation]
-) -> tuple[list[Example], Audit]:
+def _examples(job: Job[FinetuneConfig], tokenizer: Any, rows: list[Conversation]) -> tuple[list[Example], Audit]:
     encoded = encode(tokenizer, rows, job.stage)
     fit, over = fitting(encoded, job.config.sequence_tokens, job.config.too_long)
     end = turn_end_id(tokenizer)
@@ -96,9 +94,7 @@ def _with_adapter(model: Any, config: FinetuneConfig, names: list[str], layers: 
     adapted = get_peft_model(model, lora)
     found = sum(name.endswith("lora_A.default") for name, _ in adapted.named_modules())
     if found != layers:
-        raise StageFailed(
-            f"finetune: {layers} layers were chosen, and the adapter stands on {found}: {names}"
-        )
+        raise StageFailed(f"finetune: {layers} layers were chosen, and the adapter stands on {found}: {names}")
     return adapted
 
 
@@ -117,9 +113,7 @@ def _write(out: Path, model: Any, tokenizer: Any, counted: Audit, held_out: list
     config["target_modules"] = sorted(config["target_modules"])  # peft writes a set, in another order each time
     write_whole(out / "adapter_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     tokenizer.save_pretrained(out)
-    write_whole(
-        out / "label_audit.json", json.dumps(counted.as_record(), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_whole(out / "label_audit.json", json.dumps(counted.as_record(), indent=2, ensure_ascii=False) + "\n")
     if held_out:
         lines = [json.dumps({"messages": row.messages}, ensure_ascii=False) + "\n" for row in held_out]
         write_whole(out / "held_out.jsonl", "".join(lines))

@@ -20,9 +20,7 @@ def linear_layers(directory: Path) -> list[str]:
         model = AutoModelForCausalLM.from_config(config)
     head: Any = model.get_output_embeddings()
     kinds = (torch.nn.Linear, Conv1D)  # GPT-2's layers are Conv1D: a linear layer stored transposed
-    return [
-        name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head
-    ]
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
 
 def choose(directory: Path, asked: str | list[str]) -> tuple[list[str], list[str], Decision]:

@@ -58,9 +58,7 @@ class Training:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         # fused: 6.5 times faster on a CPU than the default, the same numbers to 6e-8.
-        optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
+        optimizer = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._examples, self._steps, self._config = examples, steps, config
         self._pad_id, self._folder = pad_id, folder
@@ -104,9 +102,7 @@ class Training:
         if math.isfinite(loss) and loss != 0 and (math.isfinite(norm) or scaled):
             return
         if loss == 0:
-            why = (
-                "a loss of exactly zero means broken labels or logits: fp16 overflow in the base, most often"
-            )
+            why = "a loss of exactly zero means broken labels or logits: fp16 overflow in the base, most often"
         elif number == 1:
             why = "the first step already fails: the base's weights are broken, or overflow in this precision"
         else:

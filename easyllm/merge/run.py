@@ -43,8 +43,9 @@ def run(job: Job[MergeConfig]) -> Result:
     parity = compare(merged, with_adapter, ("merged", "base with adapter"), TOLERANCE).require()
 
     dtype = _stored_dtype(directory)
+    _round(model, dtype)
+    kept = logits(model, ids)
     ends = _save(model.to(dtype), tokenizer, directory, job.out)
-    kept = logits(model.float(), ids)
     del model
     gc.collect()
     files = compare(logits(load_model(job.out, torch.float32), ids), kept, ("files", "merged"), TOLERANCE).require()
@@ -67,6 +68,12 @@ def _stored_dtype(directory: Path) -> torch.dtype:
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     found: torch.dtype = getattr(torch, name)
     return found
+
+
+def _round(model: Any, dtype: torch.dtype) -> None:
+    """Round the weights to what ``dtype`` holds; they stay fp32, and so do the position tables beside them."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
 
 
 def _save(model: Any, tokenizer: Any, base: Path, out: Path) -> list[int]:

@@ -29,4 +29,4 @@ def batch_plan(config: PretrainConfig) -> BatchPlan:
 def nearest_legal(asked: int, unit: int) -> str:
     """The multiples of ``unit`` below and above ``asked``, for a message; one where there is none below."""
     below = asked // unit * unit
-    return f"{below} / {below + unit}" if below else str(unit)
+    return f"{below}, {below + unit}" if below else str(unit)

@@ -31,7 +31,7 @@ from easyllm.core.megatron.checkpoint import (
     set_rng_state,
     sharded_rng,
 )
-from easyllm.core.megatron.model import build_model
+from easyllm.core.megatron.model import build_model, choose_layers
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.config import PretrainConfig
 
@@ -49,6 +49,7 @@ class MegatronEngine:
     """A model in training on this rank: ``train_step``, ``save``, ``load``."""
 
     def __init__(self, architecture: Architecture, config: PretrainConfig, device: torch.device) -> None:
+        self.layers = choose_layers(device)
         self._architecture = architecture
         self._config = config
         self._batch = batch_plan(config)

@@ -3,11 +3,13 @@
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.errors import UserError
 from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan
+from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 
 RANK_PROGRAM = "easyllm.pretrain.train"
@@ -21,7 +23,10 @@ ACTIVATIONS_PER_LAYER = 40
 
 
 def plan(job: Job[PretrainConfig]) -> Plan:
-    """Exact where the corpus is there; before that, what does not depend on it."""
+    """Exact where the corpus is there; before that, what does not depend on it. UserError where checks do not hold."""
+    problems = check(job)
+    if problems:
+        raise UserError(*problems)
     config = job.config
     batch = batch_plan(config)
     corpus = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
@@ -30,14 +35,12 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     # Until the corpus has run there is no vocabulary; without its rows the sizes are lower bounds.
     architecture = architecture_of(config, ledger or {"tokenizer_size": 0, "eod_id": 0})
     checkpoint = architecture.parameters() * FLOAT_BYTES * 3
-    memory = memory_bytes(architecture, config, batch)
     return Plan(
-        figures=_figures(config, batch, architecture, tokens, ledger is not None)
-        | {"checkpoint, bytes": checkpoint, "memory of all ranks, bytes (estimate)": memory},
+        figures=_figures(config, batch, architecture, tokens, ledger is not None) | {"checkpoint, bytes": checkpoint},
         commands=[" ".join(command(job))],
         decisions=decisions(config, architecture, batch),
         disk_bytes=checkpoint * (config.keep_checkpoints + 1),
-        memory_bytes=memory,
+        memory_bytes=memory_bytes(architecture, config, batch),
     )
 
 

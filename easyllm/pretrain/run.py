@@ -62,9 +62,14 @@ def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
     job_file = job.out / JOB_FILE
     rank_job.write(job_file)
     run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks)
-    failed = json.loads(rank_job.outcome.read_text("utf-8"))["failed"]
+    failed = _outcome(rank_job)["failed"]
     if failed:
         raise StageFailed(f"pretrain: {failed}")
+
+
+def _outcome(rank_job: RankJob) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(rank_job.outcome.read_text("utf-8"))
+    return outcome
 
 
 def _gather(
@@ -76,11 +81,12 @@ def _gather(
     shutil.copytree(corpus / "tokenizer", job.out / "tokenizer", dirs_exist_ok=True)
     shutil.rmtree(rank_job.checkpoints, ignore_errors=True)
     (job.out / JOB_FILE).unlink(missing_ok=True)
-    batch = batch_plan(job.config)
+    batch, outcome = batch_plan(job.config), _outcome(rank_job)
+    layers = Decision("layers", outcome["layers"], outcome["why"])
     return Result(
         kind="checkpoint",
         metrics=metrics(rows),
-        decisions=[device, *decisions(job.config, rank_job.architecture, batch)],
+        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch)],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
 

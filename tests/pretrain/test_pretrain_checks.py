@@ -42,13 +42,13 @@ def test_a_good_section_is_good_before_and_after_the_corpus_is_made(corpus: Path
 @pytest.mark.parametrize(
     ("code", "numbers", "changes"),
     [
-        ("BATCH-001", ["3 ranks", "2 / 4"], {"ranks": 3, "parallel": {"tensor": 2}}),
+        ("BATCH-001", ["3 ranks", "2, 4"], {"ranks": 3, "parallel": {"tensor": 2}}),
         (
             "BATCH-002",
-            ["128", "24", "120 / 144"],
+            ["128", "24", "120, 144"],
             {"ranks": 8, "batch": {"global_samples": 128, "micro_samples": 3}},
         ),
-        ("MODEL-001", ["100", "96 / 108"], {"model": MODEL | {"hidden": 100, "heads": 12, "kv_heads": 12}}),
+        ("MODEL-001", ["100", "96, 108"], {"model": MODEL | {"hidden": 100, "heads": 12, "kv_heads": 12}}),
         ("MODEL-002", ["1, 2, 4"], {"model": MODEL | {"kv_heads": 3}}),
         ("MODEL-003", ["kv_heads = 1", "2"], {"model": MODEL | {"kv_heads": 1}, "parallel": {"tensor": 2}}),
         ("MODEL-003", ["ffn_hidden = 97"], {"model": MODEL | {"ffn_hidden": 97}, "parallel": {"tensor": 2}}),
@@ -77,7 +77,7 @@ def test_a_mistake_is_named_with_its_numbers_and_a_way_out(
 
 
 def test_pit_07_the_nearest_legal_batches_are_legal_and_nearest() -> None:
-    assert nearest_legal(128, 24) == "120 / 144"
+    assert nearest_legal(128, 24) == "120, 144"
     assert nearest_legal(5, 8) == "8"
 
 

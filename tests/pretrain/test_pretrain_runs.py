@@ -1,6 +1,8 @@
 """Pretraining for real: two ranks over gloo, killed, resumed, spread in other ways."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,23 +42,36 @@ def test_the_loss_falls_and_the_artifact_has_all_that_convert_needs(base: Path) 
     assert manifest.records["ledger"]["tokenizer_size"] == 1000
 
 
-def test_killed_pretraining_resumes_with_the_same_loss(base: Path, tmp_path: Path) -> None:
-    corpus, out = shared_corpus(base), tmp_path / "out"
+Started = tuple["subprocess.Popen[str]", list[psutil.Process]]
+
+
+def start(corpus: Path, out: Path, name: str, rows: int, steps: int | None = None) -> Started:
+    """Start one of RUNS in a session of its own; gives it and all its children once ``rows`` steps are done."""
+    changes = RUNS[name] | ({"steps": steps} if steps else {})
     code = (
-        "import sys; from pathlib import Path; from tiny_megatron import RUNS, pretrain\n"
-        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), **RUNS['llama'])"
+        "import json, sys; from pathlib import Path; from tiny_megatron import pretrain\n"
+        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3]))"
     )
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(corpus), str(out)], env=environment, start_new_session=True
+        [sys.executable, "-c", code, str(corpus), str(out), json.dumps(changes)],
+        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
-    while len(curve(out)) < 25 and time.monotonic() < deadline and process.poll() is None:
+    while len(curve(out)) < rows and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
-    ranks = psutil.Process(process.pid).children(recursive=True)
+    assert process.poll() is None
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def test_killed_pretraining_resumes_with_the_same_loss(base: Path, tmp_path: Path) -> None:
+    corpus, out = shared_corpus(base), tmp_path / "out"
+    process, children = start(corpus, out, "llama", rows=25)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    _, alive = psutil.wait_procs(ranks, timeout=10)
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == [], "a rank outlived the killed run and would write into its checkpoints"
     newest = checkpoints.newest(out / "checkpoints")
     assert newest is not None
@@ -67,22 +82,23 @@ def test_killed_pretraining_resumes_with_the_same_loss(base: Path, tmp_path: Pat
 
 
 def test_ranks_end_when_only_the_process_that_started_them_is_killed(base: Path, tmp_path: Path) -> None:
-    corpus, out = shared_corpus(base), tmp_path / "out"
-    code = (
-        "import sys; from pathlib import Path; from tiny_megatron import pretrain\n"
-        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), steps=100000)"
-    )
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
-    process = subprocess.Popen([sys.executable, "-c", code, str(corpus), str(out)], env=environment)
-    deadline = time.monotonic() + 120
-    while len(curve(out)) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3  # torchrun and two ranks
+    process, children = start(shared_corpus(base), tmp_path / "out", "data-parallel", rows=2, steps=100_000)
+    assert len(children) >= 3  # torchrun and two ranks
     process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(family, timeout=30)
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
+
+
+def test_ctrl_c_ends_the_ranks_without_a_word_from_them(base: Path, tmp_path: Path) -> None:
+    process, children = start(shared_corpus(base), tmp_path / "out", "data-parallel", rows=2, steps=100_000)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert errors.strip().endswith("KeyboardInterrupt")
+    assert errors.count("Traceback") == 1  # of the process that called the stage; the pipeline catches it
+    assert "[rank" not in errors
 
 
 def test_one_rank_two_copies_and_two_halves_train_the_same_model(base: Path) -> None:
@@ -98,8 +114,6 @@ def test_a_gpt2_model_trains_over_two_halves(base: Path) -> None:
 
 
 def test_a_run_that_was_cut_after_its_last_step_only_gathers(base: Path, tmp_path: Path) -> None:
-    import shutil
-
     out = tmp_path / "out"
     shutil.copytree(trained(base, "one-rank"), out)
     (out / "losses.png").unlink()

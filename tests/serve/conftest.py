@@ -2,12 +2,20 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from easyllm.core.digest import Digests
+from easyllm.core.inputs import Place, resolve
+from easyllm.core.stage import Job
+from easyllm.serve import address
+from easyllm.serve.config import ServeConfig
+
+MakeJob = Callable[..., Job[ServeConfig]]
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
@@ -85,7 +93,6 @@ def served(serve_model: Path) -> Iterator[Served]:
     """The tiny model, served: 200 tokens at most, three requests at once."""
     import uvicorn
 
-    from easyllm.serve import address
     from easyllm.serve.app import build_app
     from easyllm.serve.desk import About, Desk
     from easyllm.serve.limits import Limits
@@ -102,3 +109,33 @@ def served(serve_model: Path) -> Iterator[Served]:
     server.should_exit = True
     thread.join(10)
     desk.loaded.voice.engine.stop()
+
+
+@pytest.fixture
+def serve_job(tmp_path: Path) -> MakeJob:
+    """``serve_job(model, port=...)``: the stage's job as the pipeline makes it."""
+
+    def make(model: Path, **settings: Any) -> Job[ServeConfig]:
+        config = ServeConfig(model=str(model), **({"port": address.free_port()} | settings))
+        out = tmp_path / "run" / "serve.partial"
+        out.mkdir(parents=True, exist_ok=True)
+        cache = tmp_path / "cache"
+        place = Place(tmp_path, out.parent, cache, ("merge", "serve"), ("serve",), Digests(cache / "digests.json"))
+        return Job("serve", config, resolve("serve", config, place), 1, "demo", out.parent, cache, out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def long_babble(served: Served) -> tuple[dict[str, Any], int]:
+    """(a TGI request, its tokens): a sampled answer that goes on for more than 100 tokens."""
+    import httpx
+
+    for seed in range(100):
+        settings = {"max_new_tokens": 150, "do_sample": True, "seed": seed, "details": True}
+        body = {"inputs": "a", "parameters": settings}
+        answer = httpx.post(f"{served.url}/generate", json=body, trust_env=False, timeout=60).json()
+        tokens = answer["details"]["generated_tokens"]
+        if tokens > 100:
+            return body, tokens
+    pytest.fail("no seed gives a long answer")

@@ -2,7 +2,6 @@
 
 import importlib.util
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,20 +52,21 @@ def transformer_config(a: Architecture, device: torch.device, tensor: int) -> Tr
     )
 
 
-def layer_spec(a: Architecture, device: torch.device) -> tuple[Any, str]:
-    """The layers' implementation, and why."""
-    if device.type == "cuda" and importlib.util.find_spec("transformer_engine"):
-        return (
-            get_gpt_layer_with_transformer_engine_spec(),
-            "Transformer Engine is installed and there is a GPU",
-        )
-    why = "there is no GPU" if device.type == "cpu" else "Transformer Engine is not installed"
-    return get_gpt_layer_local_spec(normalization=a.norm), f"{why}: Megatron's own torch layers"
+def choose_layers(device: torch.device) -> tuple[str, str]:
+    """``transformer_engine`` or ``local`` (Megatron's own torch layers), and why."""
+    if device.type == "cpu":
+        return "local", "there is no GPU, and Transformer Engine has CUDA kernels only"
+    if importlib.util.find_spec("transformer_engine"):
+        return "transformer_engine", "it is installed and there is a GPU"
+    return "local", "Transformer Engine is not installed"
 
 
 def build_model(a: Architecture, device: torch.device, tensor: int) -> GPTModel:
     """The model with fresh weights on ``device``, its part of ``tensor`` ranks. Megatron must be initialised."""
-    spec, _ = layer_spec(a, device)
+    if choose_layers(device)[0] == "transformer_engine":
+        spec = get_gpt_layer_with_transformer_engine_spec()
+    else:
+        spec = get_gpt_layer_local_spec(normalization=a.norm)
     model = GPTModel(
         transformer_config(a, device, tensor),
         spec,

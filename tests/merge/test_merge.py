@@ -1,0 +1,86 @@
+"""A merged model says what base and adapter say together, carries all a server needs, and is never its base."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_tune import check, make_job, publish, tune, write_base
+
+from easyllm.core.chat import load_tokenizer, seal
+from easyllm.core.errors import StageFailed, UserError
+from easyllm.core.models import load_model
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt2", "float32"), ("llama", "bfloat16")])
+def test_the_merged_model_answers_as_base_and_adapter_do(tmp_path: Path, family: str, dtype: str) -> None:
+    from peft import PeftModel
+
+    write_base(tmp_path / "base", family, dtype)
+    tune(tmp_path, epochs=6)
+    manifest = publish(make_job(tmp_path, "merge", {}))
+    out = tmp_path / "run" / "merge"
+    assert manifest.kind == "model"
+    assert all(report["holds"] for report in json.loads((out / "parity.json").read_text()).values())
+    merged, base = load_model(out, torch.float32), load_model(tmp_path / "base", torch.float32)
+    ids = torch.tensor([[3, 77, 120, 9, 40]])
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        pair = PeftModel.from_pretrained(base, str(tmp_path / "run" / "finetune")).eval()(input_ids=ids).logits
+        found = merged(input_ids=ids).logits
+    assert (found - plain).abs().max() > 0.05
+    rounding = 2e-2 if dtype == "bfloat16" else 1e-4  # saved in the base's own precision
+    assert (found - pair).abs().max() < rounding * max(1.0, float(pair.abs().max()))
+    stored = load_file(out / "model.safetensors")
+    assert {str(t.dtype) for t in stored.values()} == {f"torch.{dtype}"}
+
+
+def test_pit_20_template_and_end_tokens_travel_with_the_merged_model(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    path = tmp_path / "base" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 0, "temperature": 0.3, "do_sample": True}))  # not the turn's end
+    tuned = tune(tmp_path)
+    manifest = publish(make_job(tmp_path, "merge", {}))
+    out = tmp_path / "run" / "merge"
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["temperature"]) == ([0, 1], 0.3)
+    inside = json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+    assert inside == (out / "chat_template.jinja").read_text() == load_tokenizer(out).chat_template
+    assert seal(load_tokenizer(out))["hash"] == tuned.records["template"]["hash"]
+    assert manifest.records["template"] == tuned.records["template"]
+    (out / "chat_template.jinja").unlink()  # what a server that knows tokenizer_config.json only sees
+    assert seal(load_tokenizer(out))["hash"] == tuned.records["template"]["hash"]
+
+
+def test_a_merge_that_changes_nothing_is_an_error(tmp_path: Path) -> None:
+    tune(tmp_path)
+    file = tmp_path / "run" / "finetune" / "adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({n: torch.zeros_like(t) if "lora_B" in n else t for n, t in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(StageFailed, match="equal those of its base"):
+        publish(make_job(tmp_path, "merge", {}))
+    assert not (tmp_path / "run" / "merge").exists()
+
+
+def test_pit_19_an_adapter_is_merged_only_on_the_base_it_was_trained_on(tmp_path: Path) -> None:
+    tune(tmp_path)
+    job = make_job(tmp_path, "merge", {})
+    assert check(job) == []
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, file, {"format": "pt"})
+    assert [p.code for p in check(job)] == ["BASE-006"]
+    with pytest.raises(UserError, match="BASE-006"):
+        publish(job)
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    assert [p.code for p in check(job)] == ["BASE-005"]
+
+
+def test_a_template_that_was_changed_after_training_stops_the_merge(tmp_path: Path) -> None:
+    tune(tmp_path)
+    template = tmp_path / "run" / "finetune" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\n", "assistant: "))
+    with pytest.raises(StageFailed, match="golden conversations"):
+        publish(make_job(tmp_path, "merge", {}))
