@@ -1,6 +1,7 @@
 # The table of contents. Every target makes its own set-up; nothing here that belongs in Python.
 RECIPE ?= tiny-cpu
 ARGS   ?=
+URL    ?= http://127.0.0.1:8642
 PYTEST_ARGS ?=
 EASYLLM = .venv/bin/easyllm
 STAGES  = corpus pretrain convert finetune merge evaluate
@@ -26,7 +27,7 @@ serve: setup ## serve RECIPE's model until Ctrl-C (after make demo: the demo's)
 	$(EASYLLM) serve $(RECIPE) $(ARGS)
 
 chat: setup ## talk to the server of `make serve` in the terminal
-	$(EASYLLM) chat http://127.0.0.1:8080 $(ARGS)
+	$(EASYLLM) chat $(URL) $(ARGS)
 
 check: setup ## every mistake in RECIPE that can be known before it runs
 	$(EASYLLM) check $(RECIPE) $(ARGS)

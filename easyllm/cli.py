@@ -24,6 +24,8 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="easyllm",
     help="Carry a large language model through its whole life, from raw text to a served answer.",
@@ -285,12 +287,13 @@ def _guarded(work: Callable[[], Any]) -> int:
         print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        print("\n" + say("interrupted"), file=sys.stderr)
-        return 130
+        result = INTERRUPTED
     except typer.TyperException as error:  # a wrong option or a missing argument: typer's own words
         shown: Any = error  # show() and exit_code stand on typer's private subclass of this public one
         shown.show()
         return int(shown.exit_code)
     except BrokenPipeError:  # the reader of our output has gone (head, less): nothing is wrong
         return 0
+    if result == INTERRUPTED:  # typer turns Ctrl-C into this exit code
+        print("\n" + say("interrupted"), file=sys.stderr)
     return result if isinstance(result, int) else 0

@@ -68,7 +68,7 @@ class Place:
 
 
 def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes]]:
-    """(dotted field, value, Takes) of every field that points at something, nested sections too; unset ones left out."""
+    """(dotted field, value, Takes) of every set field that points at something, nested sections too."""
     found = []
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from easyllm.core.errors import StageFailed
@@ -86,21 +86,30 @@ def die_with_parent() -> None:
     An orphan would go on writing into the checkpoint that the next run resumes. The rank ends when torchrun does,
     and when the process that called ``run_ranks`` does; a command started by hand has torchrun alone.
     """
-    parent, launcher = os.getppid(), int(os.environ.get(LAUNCHER, "0"))
+    parent, launcher = os.getppid(), os.environ.get(LAUNCHER)
+    launcher_lives = _watch(int(launcher)) if launcher else lambda: True
 
     def watch() -> None:
-        while os.getppid() == parent and (not launcher or _is_alive(launcher)):
+        while os.getppid() == parent and launcher_lives():
             time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
-def _is_alive(pid: int) -> bool:
+def _watch(pid: int) -> Callable[[], bool]:
+    """A question that is answered with yes while process ``pid`` works, even if its number is used again later."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return lambda: False
+
+    def lives() -> bool:
+        try:  # a zombie has ended: whoever started it may read our output to its end before it looks
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return lives

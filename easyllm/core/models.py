@@ -43,7 +43,7 @@ def local_model(source: Input, cache_dir: Path, stage: str) -> Path:
 
 
 def local_tokenizer(source: Input, cache_dir: Path, stage: str) -> Path:
-    """The directory of ``source``'s tokenizer; the weights are left where they are, a .gguf apart."""
+    """The directory of ``source``'s tokenizer; of an ``hf:`` id the weights stay where they are."""
     scheme, _, name = source.ref.partition(":")
     if source.path is None and scheme == "hf":
         return _from_hub(name, stage, source, TOKENIZER_FILES)
@@ -113,6 +113,7 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\..*)?")
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2: peft mends it by itself
 
 
 def recorded_base(record: Mapping[str, Any], cache_dir: Path, stage: str, key: str) -> Input:

@@ -26,13 +26,70 @@ def run_document(rows: list[Any]) -> dict[str, Any]:
 
 
 def run_text(rows: list[Any]) -> str:
-    """The stages with their time and what they left, one line each."""
+    """The stages with their time and peak memory, one line each, and what a person wants to see after them."""
+    return "\n".join([*_stage_lines(rows), *_headlines(rows), *_next_steps(rows), *_served_lines(rows)]) + "\n"
+
+
+def _stage_lines(rows: list[Any]) -> list[str]:
     width = max(len(row.stage) for row in rows) if rows else 0
     lines = [
-        f"{row.stage:<{width}}  {say('status_' + row.status):<6}  {row.manifest.seconds:>7.1f} s  {row.path}"
+        f"{row.stage:<{width}}  {say('status_' + row.status):<6} {row.manifest.seconds:>7.1f} s"
+        f"  {human_bytes(row.manifest.peak_memory_bytes):>8}  {row.path}"
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    total = sum(row.manifest.seconds for row in rows)
+    most = max((row.manifest.peak_memory_bytes for row in rows), default=0)
+    return [*lines, f"{'':<{width}}  {'':<6} {total:>7.1f} s  {human_bytes(most):>8}"]
+
+
+def _headlines(rows: list[Any]) -> list[str]:
+    """One line for each kind of artifact that has a figure worth a sentence."""
+    lines = []
+    for row in rows:
+        metrics = row.manifest.metrics
+        if row.manifest.kind == "checkpoint":
+            lines.append(say("headline_checkpoint", first=metrics["first_loss"], last=metrics["last_loss"]))
+        if row.manifest.kind == "scores" and "base_loss" in metrics:
+            lines.append(say("headline_loss", before=metrics["base_loss"], after=metrics["tuned_loss"]))
+        if row.manifest.kind == "scores" and metrics.get("expected"):
+            hits = {"before": metrics.get("base_hits", 0), "after": metrics["tuned_hits"], "of": metrics["expected"]}
+            lines.append(say("headline_hits", **hits))
+    return ["", *lines] if lines else []
+
+
+def _next_steps(rows: list[Any]) -> list[str]:
+    """How to go on from a run that ends in a served model."""
+    served = next((row for row in rows if row.manifest.kind == "served"), None)
+    if served is None:
+        return []
+    recipe, port = served.manifest.recipe, served.manifest.config["port"]
+    return ["", *say("next_steps", recipe=recipe, port=port, path=served.path.parent).splitlines()]
+
+
+def _served_lines(rows: list[Any]) -> list[str]:
+    """What the served model answered, beside what the base said to the same prompt."""
+    before = {
+        entry["prompt"]: entry.get("base")
+        for row in rows
+        if row.manifest.kind == "scores"
+        for entry in row.manifest.records.get("answers", [])
+    }
+    lines = []
+    for row in rows:
+        if row.manifest.kind == "served" and row.manifest.records["answers"]:
+            lines += ["", say("served_title")]
+            for entry in row.manifest.records["answers"]:
+                lines.append(f"  {say('asked')}  {entry['prompt']}")
+                if before.get(entry["prompt"]):
+                    lines.append(f"  {say('base_said')}  {_one_line(before[entry['prompt']])}")
+                lines.append(f"  {say('served_said')}  {_one_line(entry['answer'])}")
+    return lines
+
+
+def _one_line(text: str, longest: int = 160) -> str:
+    """``text`` on one line, with what a terminal would obey taken out: a model may say anything."""
+    flat = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return flat if len(flat) <= longest else flat[:longest] + "…"
 
 
 def plan_document(rows: list[tuple[str, State, Plan]]) -> dict[str, Any]:
@@ -58,9 +115,8 @@ def plan_text(rows: list[tuple[str, State, Plan]]) -> str:
     """For each stage: whether it would run and why, figures, decisions with reasons, exact commands."""
     lines: list[str] = []
     for name, state, plan in rows:
-        lines.append(
-            f"{name}: {say('would_skip') if state.fresh else say('would_run', reason=say(state.reason, **state.params))}"
-        )
+        reason = say(state.reason, **({"stage": name} | state.params))
+        lines.append(f"{name}: {say('would_skip') if state.fresh else say('would_run', reason=reason)}")
         lines += [f"  {figure}: {_figure(value)}" for figure, value in plan.figures.items()]
         if plan.disk_bytes:
             lines.append(f"  {say('disk')}: {human_bytes(plan.disk_bytes)}")

@@ -15,8 +15,11 @@ from typing import Any, BinaryIO, cast
 
 from easyllm.core.errors import UserError, problem
 
-LONGEST_ROW_BYTES = 1 << 26
-"""A longer line is a file without line ends, not a row: reading on would fill the memory."""
+LONGEST_ROW_BYTES = 1 << 24
+"""A longer line is a file without line ends, not a row; tokenising this much as one text already takes 2 GB."""
+
+LONGEST_LIST_BYTES = 1 << 28
+"""A list is read whole, and its objects take several times its size in memory."""
 
 _CHUNK_BYTES = 1 << 17
 _BOM = b"\xef\xbb\xbf"
@@ -65,31 +68,32 @@ class Rows:
                 raise broken(self._path, self._stage, error) from error
 
     def _rows(self, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
-        line = file.readline(LONGEST_ROW_BYTES + 1).removeprefix(_BOM)
-        if plain_suffix(self._path) == ".json" and line.lstrip()[:1] in (b"[", b""):
-            yield from self._list(line + file.read(LONGEST_ROW_BYTES + 1))
+        number, line = 1, file.readline(LONGEST_ROW_BYTES + 1).removeprefix(_BOM)
+        while line.isspace():
+            number, line = number + 1, file.readline(LONGEST_ROW_BYTES + 1)
+        if plain_suffix(self._path) == ".json" and line.lstrip().startswith(b"["):
+            yield from self._list(line + file.read(LONGEST_LIST_BYTES + 1), number)
             return
-        number = 0
         while line:
-            number += 1
             if not line.isspace():
                 yield number, self._object(self._parse(line, number), number)
-            line = file.readline(LONGEST_ROW_BYTES + 1)
+            number, line = number + 1, file.readline(LONGEST_ROW_BYTES + 1)
 
-    def _list(self, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The objects of one JSON list, each with the line that it starts on."""
-        text = self._text(data, 1)
-        self._parse(data, 1)  # a fault anywhere refuses the file, and json names its line
-        decode, line, at = json.JSONDecoder().raw_decode, 1, 0
+    def _list(self, data: bytes, line: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The objects of one JSON list that starts on ``line``, each with the line that it starts on."""
+        text = self._text(data, line, LONGEST_LIST_BYTES)
+        self._parse(data, line, LONGEST_LIST_BYTES)  # a fault anywhere refuses the file, and json names its line
+        decode, at = json.JSONDecoder().raw_decode, 0
         while (start := _past(text, at, " \t\r\n[,")) < len(text) and text[start] != "]":
             line += text.count("\n", at, start)
             value, at = decode(text, start)
             yield line, self._object(value, line)
             line += text.count("\n", start, at)
 
-    def _text(self, data: bytes, number: int) -> str:
-        if len(data) > LONGEST_ROW_BYTES:
-            raise self._fault("ROWS-006", number, limit=f"{LONGEST_ROW_BYTES >> 20} MiB")
+    def _text(self, data: bytes, number: int, most: int | None = None) -> str:
+        most = most or LONGEST_ROW_BYTES
+        if len(data) > most:
+            raise self._fault("ROWS-006", number, limit=f"{most >> 20} MiB")
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -99,8 +103,8 @@ class Rows:
                 "ROWS-004", line, column=column, byte=f"0x{data[error.start]:02x}", guess=guess_encoding(data)
             ) from error
 
-    def _parse(self, data: bytes, number: int) -> Any:
-        text = self._text(data, number)
+    def _parse(self, data: bytes, number: int, most: int | None = None) -> Any:
+        text = self._text(data, number, most)
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:

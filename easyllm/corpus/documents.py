@@ -42,17 +42,12 @@ def read_documents(files: Sequence[Path], text_key: str) -> Iterator[Document]:
 
 def of_file(index: int, path: Path, text_key: str) -> Iterator[Document]:
     """The documents of one file: a .txt is one document, everything else holds rows."""
-    if is_text(path):
+    if plain_suffix(path) == ".txt":
         yield Document(index, path.stat().st_size, read_text(path, STAGE))
         return
     rows = Rows(path, STAGE)
     for line, row in rows:
         yield Document(index, rows.position, _text(row, text_key, path, line))
-
-
-def is_text(path: Path) -> bool:
-    """Whether the whole file is one document."""
-    return plain_suffix(path) == ".txt"
 
 
 def _text(row: dict[str, Any], key: str, path: Path, line: int) -> str:

@@ -10,7 +10,7 @@ from easyllm.corpus.indexed import IndexedWriter
 from easyllm.corpus.tokenizer import Vocabulary
 
 BATCH_CHARACTERS = 1 << 21
-"""Enough documents for every core; their encodings hold about 100 bytes a token while a batch lasts."""
+"""Enough documents for every core; an encoding takes some hundred bytes a token while its batch lasts."""
 
 KILO = 1000
 
@@ -28,27 +28,28 @@ class Counts:
     file_documents: list[int] = field(default_factory=list)
     file_tokens: list[int] = field(default_factory=list)
 
+    def add(self, document: Document, tokens: int) -> None:
+        self.documents += 1
+        self.tokens += tokens
+        self.text_bytes += len(document.text.encode())
+        self.file_documents[document.file] += 1
+        self.file_tokens[document.file] += tokens
+
 
 def encode(files: Sequence[Path], text_key: str, vocabulary: Vocabulary, writer: IndexedWriter) -> Counts:
     """Every document that is not empty, followed by the end token, into ``writer``."""
     counts = Counts(file_documents=[0] * len(files), file_tokens=[0] * len(files))
+    end_id = vocabulary.end_id
     with FileProgress("tokens", files) as bar:
         for batch in batches(count_empty(read_documents(files, text_key), counts)):
             encoded = vocabulary.tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False)
-            ids = [[*encoding.ids, vocabulary.end_id] for encoding in encoded]
-            writer.add(ids)
-            _count(counts, batch, ids)
+            for document, encoding in zip(batch, encoded, strict=True):
+                ids = encoding.ids
+                ids.append(end_id)
+                writer.add(ids)
+                counts.add(document, len(ids))
             bar.reached(batch[-1], documents=counts.documents, tokens=counts.tokens)
     return counts
-
-
-def _count(counts: Counts, batch: list[Document], ids: list[list[int]]) -> None:
-    for document, tokens in zip(batch, ids, strict=True):
-        counts.documents += 1
-        counts.tokens += len(tokens)
-        counts.text_bytes += len(document.text.encode())
-        counts.file_documents[document.file] += 1
-        counts.file_tokens[document.file] += len(tokens)
 
 
 def count_empty(documents: Iterable[Document], counts: Counts) -> Iterator[Document]:

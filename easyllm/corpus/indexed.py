@@ -28,13 +28,10 @@ class IndexedWriter:
         self._prefix, self._dtype = prefix, numpy.dtype(dtype)
         self._bin = prefix.with_suffix(".bin").open("wb")
 
-    def add(self, documents: list[list[int]]) -> int:
-        """Append documents, each the ids of one; the number of tokens added."""
-        before = self._bin.tell()
-        for ids in documents:
-            self._bin.write(numpy.array(ids, dtype=self._dtype).tobytes())
-            self.lengths.append(len(ids))
-        return (self._bin.tell() - before) // self._dtype.itemsize
+    def add(self, ids: list[int]) -> None:
+        """Append one document."""
+        self._bin.write(numpy.array(ids, dtype=self._dtype).tobytes())
+        self.lengths.append(len(ids))
 
     def finish(self) -> None:
         """Write the index and sync both files."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from easyllm.core.errors import Problem, UserError
-from easyllm.corpus.documents import is_text, of_file
+from easyllm.core.rows import plain_suffix
+from easyllm.corpus.documents import of_file
 
 FILE_ROWS = 2_000
 FILE_BYTES = 8_000_000
@@ -54,8 +55,11 @@ def look(files: Sequence[Path], text_key: str) -> Sample:
 
 
 def _look_at(sample: Sample, index: int, path: Path, text_key: str, limit: int) -> None:
-    if is_text(path) and path.stat().st_size > FILE_BYTES:  # one document: its head cannot be read alone
+    size_on_disk = path.stat().st_size
+    if size_on_disk > FILE_BYTES and plain_suffix(path) in (".txt", ".json"):  # not to be had by the head alone
         sample.documents += 1
+        sample.text_bytes += size_on_disk
+        sample.read_bytes += size_on_disk
         sample.whole = False
         return
     seen = rows = position = 0
@@ -69,5 +73,5 @@ def _look_at(sample: Sample, index: int, path: Path, text_key: str, limit: int) 
             sample.whole = False
             break
     else:
-        position = path.stat().st_size
+        position = size_on_disk
     sample.read_bytes += position

@@ -94,15 +94,32 @@ def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
 
 
 def take_over(job: Job[CorpusConfig], directory: Path) -> None:
-    """Copy the tokenizer files of the model as they are. Raises UserError CORPUS-005 and CORPUS-006."""
-    source = tokenizer_files.home(local_tokenizer(job.inputs["tokenizer.model"], job.cache_dir, job.stage))
+    """Copy the tokenizer of the model as it is. Raises UserError CORPUS-005 and CORPUS-006."""
+    model = job.inputs["tokenizer.model"]
+    if model.path and model.path.suffix == ".gguf":
+        _out_of_gguf(model.path, directory)
+    else:
+        _copy(tokenizer_files.home(local_tokenizer(model, job.cache_dir, job.stage)), directory)
+    load(directory, trained=False)  # a tokenizer that cannot be loaded must not look whole
+
+
+def _copy(source: Path, directory: Path) -> None:
     problems = tokenizer_files.problems_of(source)
     if problems:
         raise UserError(*problems)
     for name in tokenizer_files.FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
-    load(directory, trained=False)  # a tokenizer that cannot be loaded must not look whole
+
+
+def _out_of_gguf(path: Path, directory: Path) -> None:
+    """Without the weights: only the tokenizer is read out of the file."""
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    tokenizer.model_max_length = tokenizer_files.NO_LIMIT_TOKENS
+    tokenizer.save_pretrained(directory)
 
 
 def load(directory: Path, trained: bool) -> Vocabulary:

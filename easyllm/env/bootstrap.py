@@ -30,10 +30,9 @@ PROVE = "import torch, transformers, peft, megatron.core, tokenizers, starlette;
 
 def main() -> None:
     pins = read_pins(PINS)
-    python = find_python(pins["PYTHON_VERSIONS"].split())
-    state = fingerprint(python)
-    if os.path.isfile(STAMP) and read(STAMP) == state:
+    if is_ready():
         return
+    python = find_python(pins["PYTHON_VERSIONS"].split())
     say(f"easyllm sets up {os.path.relpath(VENV)} with {python}")
     make_venv(python)
     constraints = os.path.join(VENV, "constraints.txt")
@@ -42,14 +41,14 @@ def main() -> None:
         file.writelines(f"{name}=={version}\n" for name, version in sorted(packages.items()))
     pip("install", "pip==" + packages["pip"], "setuptools==" + packages["setuptools"])
     install_torch(packages["torch"])
-    say(f"installing {len(packages)} pinned packages and easyllm itself (about 800 MB with a CPU torch)")
+    say(f"installing {len(packages)} pinned packages and easyllm itself (1.6 GB on disk with a CPU torch)")
     pip("install", "--no-build-isolation", "-c", constraints, "-e", ROOT + "[train,serve,dev]")
     for name in NO_DEPENDENCIES:
         pip("install", "--no-deps", name + "==" + dict(python_pins(pins))[name])
     say("proving that everything imports (the first time takes a while)")
-    run([venv_python(), "-c", PROVE])
+    run([venv_python(), "-W", "ignore", "-c", PROVE])
     with open(STAMP, "w") as file:
-        file.write(state)
+        file.write(python + "\n" + fingerprint(python))
     say("the environment is ready")
 
 
@@ -98,6 +97,15 @@ def version_of(python: str) -> "tuple[str, str]":
         return "", ""
     lines = done.stdout.decode().split("\n")
     return (lines[0], lines[1]) if done.returncode == 0 and len(lines) > 1 else ("", "")
+
+
+def is_ready() -> bool:
+    """Whether .venv is whole and made of the very pins, Python and kind of machine that hold now."""
+    if not os.path.isfile(STAMP):
+        return False
+    python, made_of = read(STAMP).split("\n")
+    asked = os.environ.get("EASYLLM_PYTHON")
+    return fingerprint(python) == made_of and (not asked or version_of(asked)[1] == python)
 
 
 def fingerprint(python: str) -> str:
@@ -169,7 +177,8 @@ def pip(command: str, *arguments: str) -> None:
 
 
 def run(command: "list[str]") -> None:
-    done = subprocess.run(command, stdout=sys.stderr)
+    # PYTHONWARNINGS: setuptools warns at length about every editable install, which is what is wanted here
+    done = subprocess.run(command, stdout=sys.stderr, env=dict(os.environ, PYTHONWARNINGS="ignore"))
     if done.returncode:
         stop(
             "set-up failed: {}".format(" ".join(command)),

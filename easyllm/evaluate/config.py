@@ -17,7 +17,7 @@ class EvaluateConfig(Section):
     """The model to compare with; by default the one that the tuned model was made from, if it says so."""
     data: Annotated[list[str] | None, Takes("files")] = None
     """Held-out instruction rows: files, folders or globs; by default those that finetune held out."""
-    prompts: list[str] = []
+    prompts: list[str] = Field(default=[])
     """Questions that both models answer, greedily."""
     prompt_files: Annotated[list[str] | None, Takes("files")] = None
     """More of them: rows {"prompt": text, "expect": text or texts}; an answer with one of those is a hit."""

@@ -96,8 +96,13 @@ def show(scores: Scores) -> None:
     for titles, rows in tables:
         table = Table(*titles, show_lines=len(titles) > 3)
         for row in rows:
-            table.add_row(*[Text(cell) for cell in row])  # as text: an answer may hold rich's own brackets
+            table.add_row(*[Text(_printable(cell)) for cell in row])  # as text: an answer may hold rich's brackets
         console.print(table)
+
+
+def _printable(text: str) -> str:
+    """A model may say anything, escape sequences for a terminal too."""
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
 
 
 def _titles(scores: Scores) -> list[str]:

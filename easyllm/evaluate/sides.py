@@ -33,10 +33,18 @@ def sides(job: Job[EvaluateConfig]) -> Sides:
     is_adapter = tuned.manifest is not None and tuned.manifest.kind == "adapter"
     base, why = job.inputs.get("base"), "named in the recipe"
     if base is None:
-        base, why = below, "the model it was made from" if below else "none is named, and the model tells of none"
+        base, why = below, _why(tuned, below)
     if is_adapter and below is not None:
         return Sides(below, tuned.path, base, why)
     return Sides(tuned, None, base, why)
+
+
+def _why(tuned: Input, below: Input | None) -> str:
+    if below:
+        return "the model it was made from"
+    if tuned.digest is None:
+        return "none is named; the model tells of its own once it is made"
+    return "none is named, and the model tells of none"
 
 
 def row_files(job: Job[EvaluateConfig]) -> tuple[tuple[Path, ...], str]:

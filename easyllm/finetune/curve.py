@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 
 from easyllm.core.artifact import write_whole
@@ -30,7 +31,7 @@ def _picture(rows: Sequence[Row], path: Path) -> None:
         figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
         steps = [row.step for row in rows]
         axes.plot(steps, [row.loss for row in rows], color="#1f4e8c", linewidth=1.5)
-        for first in (b.step for a, b in zip(rows, rows[1:], strict=False) if b.epoch != a.epoch):
+        for first in (b.step for a, b in pairwise(rows) if b.epoch != a.epoch):
             axes.axvline(first - 0.5, color="#bbbbbb", linewidth=0.8)
         axes.annotate(f"{rows[-1].loss:.3f}", (steps[-1], rows[-1].loss), (5, 0), textcoords="offset points")
         axes.set(xlabel="step (grey lines: epochs)", ylabel="loss, nats per answer token", title="finetune")

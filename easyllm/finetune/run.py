@@ -55,7 +55,12 @@ def run(job: Job[FinetuneConfig]) -> Result:
     return Result(
         kind="adapter",
         metrics=_metrics(curve, counted, parts.same, model) | {"training_seconds": round(seconds, 1)},
-        decisions=[target_decision, parts.decision, Decision("dtype", str(dtype), why), *template_decision],
+        decisions=[
+            target_decision,
+            parts.decision,
+            Decision("dtype", str(dtype).removeprefix("torch."), why),
+            *template_decision,
+        ],
         records=_records(job, tokenizer, names, paths, len(parts.held_out)),
     )
 

@@ -26,7 +26,8 @@ def run(job: Job[MergeConfig]) -> Result:
     """A model directory that stock transformers loads, with tokenizer, template, generation config and parity."""
     quiet_libraries()
     adapter = job.inputs["adapter"]
-    assert adapter.path is not None and adapter.manifest is not None  # the pipeline runs with ready inputs
+    assert adapter.path is not None  # the pipeline runs a stage only when its inputs are there
+    assert adapter.manifest is not None
     records = adapter.manifest.records
     base = recorded_base(records["base"], job.cache_dir, job.stage, "merge.adapter")
     directory = local_model(base, job.cache_dir, job.stage)
@@ -78,25 +79,26 @@ def _round(model: Any, dtype: torch.dtype) -> None:
 
 def _save(model: Any, tokenizer: Any, base: Path, out: Path) -> list[int]:
     """Weights, config, tokenizer, template and generation config; gives the ids that end an answer."""
-    generation = _generation_config(base)
-    ends = end_token_ids(tokenizer, generation)
-    generation.eos_token_id = ends[0] if len(ends) == 1 else ends
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    model.generation_config = generation
     model.config.use_cache = True
+    model.generation_config = GenerationConfig()  # written below
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _template_inside(out, tokenizer.chat_template)
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner alone
+    return _write_generation_config(base, out, tokenizer)
+
+
+def _write_generation_config(base: Path, out: Path, tokenizer: Any) -> list[int]:
+    """The base's file as it is, with every id that ends an answer; transformers would refuse an odd one to save."""
+    path = base / "generation_config.json"
+    values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    ends = end_token_ids(tokenizer, values)
+    values["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if values.get("pad_token_id") is None:
+        values["pad_token_id"] = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    write_whole(out / "generation_config.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return ends
-
-
-def _generation_config(base: Path) -> GenerationConfig:
-    if (base / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(str(base), local_files_only=True)
-    return GenerationConfig()
 
 
 def _template_inside(out: Path, template: str) -> None:

@@ -90,7 +90,7 @@ class PretrainConfig(Section):
     ranks: Positive = 1
     """Processes to start; data parallel ranks = ranks / parallel.tensor."""
     parallel: Parallel = Parallel()
-    """How the model is spread over the ranks."""
+    """Which ranks split the model between them; the others hold copies and other samples."""
     steps: Positive
     """Optimizer steps."""
     optimizer: Optimizer = Optimizer()

@@ -49,7 +49,8 @@ def choose_limits(config: ServeConfig, positions: int | None) -> tuple[Limits, D
     elif positions and positions <= DEFAULT_TOTAL_TOKENS:
         total, why = positions, "the model's own limit"
     else:
-        total, why = DEFAULT_TOTAL_TOKENS, f"the default; the model itself allows {positions or 'any length'}"
+        whose = f"the model itself allows {positions}" if positions else "or the model's own limit where that is lower"
+        total, why = DEFAULT_TOTAL_TOKENS, f"the default; {whose}"
     limits = Limits(total, config.max_input_tokens or total - 1, config.max_concurrent_requests)
     return limits, Decision("max_total_tokens", total, why)
 

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.utils import logging as transformers_logging
+from transformers import GenerationConfig
 
 from easyllm.core.artifact import read_manifest
 from easyllm.core.chat import end_token_ids, load_tokenizer, render, seal
 from easyllm.core.errors import StageFailed, refuse
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
-from easyllm.core.models import choose_dtype
+from easyllm.core.models import choose_dtype, load_model, quiet_libraries
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Loaded, Sampling
@@ -47,9 +46,7 @@ def load(directory: Path, limits: Limits) -> Loaded:
 
 def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
     """(tokenizer, generation config, end token ids); refused where the seal does not reproduce."""
-    # Its advice (pad tokens, attention kernels) is nothing the user can act on, its bars are gone in a second.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     tokenizer = load_tokenizer(directory)
     if not tokenizer.chat_template:
         raise refuse("SERVE-002", stage="serve", key="serve.model", path=str(directory))
@@ -66,15 +63,12 @@ def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
 
 
 def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The model in evaluation mode. sdpa: flash kernels would need a package and a GPU."""
+    """The model in evaluation mode on ``device``. Raises StageFailed where its files are not a whole model."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(directory), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
-        )
+        return load_model(directory, dtype).to(device)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StageFailed(f"SERVE {directory} cannot be loaded: {reason}") from error
-    return model.to(device).eval()
 
 
 def default_sampling(given: GenerationConfig) -> Sampling:

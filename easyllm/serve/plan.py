@@ -26,10 +26,12 @@ def plan(job: Job[ServeConfig]) -> Plan:
     cache = cache_bytes(limits, config, FP32_BYTES)
     if cache:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
-    command = server_command(path or Path(str(source.ref if source else "MODEL")), served_name(job), job.config, limits)
+    commands = []
+    if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
+        commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
     weights = path.joinpath("model.safetensors") if path else None
     memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
-    return Plan(figures, [shlex.join(command)], [why], disk_bytes=1_000_000, memory_bytes=memory)
+    return Plan(figures, commands, [why], disk_bytes=1_000_000, memory_bytes=memory)
 
 
 def served_name(job: Job[ServeConfig]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -57,6 +57,7 @@ class Loader(threading.Thread):
         super().__init__(name="load-model", daemon=True)
         self._settings, self._desk, self._server = settings, desk, server
         self.failure: UserError | StageFailed | None = None
+        self.ended = False
 
     def run(self) -> None:
         try:
@@ -66,12 +67,17 @@ class Loader(threading.Thread):
         except (UserError, StageFailed) as error:
             self.failure = error
         finally:
+            self.ended = True
             if self._desk.loaded is None:
                 self._server.should_exit = True
 
     def raise_failure(self) -> None:
+        """What went wrong while loading, if anything did; a bug of ours has shown its traceback by now."""
+        self.join()
         if self.failure:
             raise self.failure
+        if self._desk.loaded is None:
+            raise StageFailed("SERVE the model could not be loaded; the reason stands above")
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -94,6 +100,8 @@ def serve(settings: Settings, greet: bool) -> None:
     loader.start()
     announce(settings, listening, desk, loader, greet)
     server.run(sockets=[listening])
+    if not loader.ended:
+        leave_now(0)  # stopped by the user while the model was loading: nothing to save, and it may take minutes
     if desk.loaded:
         desk.loaded.voice.engine.stop()
     loader.raise_failure()
@@ -148,8 +156,11 @@ def parse(arguments: list[str] | None) -> Any:
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__":
-    code = main()
+def leave_now(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a model that was still loading has nothing to save, and would hold the process
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha512
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from easyllm.corpus.checks import check
 from easyllm.corpus.indexed import IndexedWriter
 from easyllm.corpus.plan import plan
 from easyllm.corpus.sample import look
-
 
 Run = Callable[..., tuple[Path, Result]]
 SMALL = {"train": {"vocab_size": 400}}
@@ -75,7 +75,8 @@ def test_bytes_are_those_of_megatrons_own_builder_and_its_dataset_reads_them(tmp
         theirs.end_document()
     theirs.finalize(str(tmp_path / "theirs.idx"))
     ours = IndexedWriter(tmp_path / "ours", dtype)
-    assert ours.add(documents[:2]) + ours.add(documents[2:]) == sum(map(len, documents))
+    for ids in documents:
+        ours.add(ids)
     ours.finish()
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"ours{suffix}").read_bytes() == (tmp_path / f"theirs{suffix}").read_bytes(), suffix
@@ -334,11 +335,11 @@ def test_a_plan_of_a_small_corpus_is_exact_in_documents_and_near_in_tokens(
 
 
 def test_a_look_at_the_head_estimates_the_whole_of_a_large_compressed_file(tmp_path: Path) -> None:
-    rows = b"".join(json.dumps({"text": f"{n * n * 7919:x} " * 60}).encode() + b"\n" for n in range(9000))
+    rows = b"".join(json.dumps({"text": sha512(str(n).encode()).hexdigest()}).encode() + b"\n" for n in range(9000))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows))
     sample = look([tmp_path / "a.jsonl.gz"], "text")
     assert not sample.whole
-    assert sample.documents * sample.scale == pytest.approx(9000, rel=0.25)
+    assert sample.documents * sample.scale == pytest.approx(9000, rel=0.1)
 
 
 def test_checking_needs_neither_torch_nor_tokenizers_and_less_than_a_second(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_pit_10_a_loss_that_is_not_a_number_stops_with_a_diagnosis(tmp_path: Pat
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(StageFailed, match="step 1: loss nan.*first step already fails"):
+    with pytest.raises(StageFailed, match=r"step 1: loss nan.*first step already fails"):
         tune(tmp_path)
 
 

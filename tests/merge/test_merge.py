@@ -39,7 +39,7 @@ def test_the_merged_model_answers_as_base_and_adapter_do(tmp_path: Path, family:
 def test_pit_20_template_and_end_tokens_travel_with_the_merged_model(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     path = tmp_path / "base" / "generation_config.json"
-    path.write_text(json.dumps({"eos_token_id": 0, "temperature": 0.3, "do_sample": True}))  # not the turn's end
+    path.write_text(json.dumps({"eos_token_id": 0, "temperature": 0.3}))  # not the turn's end
     tuned = tune(tmp_path)
     manifest = publish(make_job(tmp_path, "merge", {}))
     out = tmp_path / "run" / "merge"

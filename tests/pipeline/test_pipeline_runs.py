@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from conftest import tiny_recipe  # isort: skip
+from tiny_pipeline import tiny_recipe
 
 
 def statuses(text: str) -> dict[str, str]:

@@ -3,13 +3,16 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 TALK = "import sys; from easyllm.serve.chat import chat; sys.exit(chat(sys.argv[1], sys.argv[2] or None, 24, 0.0))"
 
@@ -60,22 +63,44 @@ def read_until(terminal: int, wanted: str, seconds: float = 30) -> str:
     return text.decode(errors="replace")
 
 
+def at_prompt(terminal: int) -> str:
+    """What was shown up to the prompt; returns when keys reach the line editor, not the terminal driver."""
+    text = read_until(terminal, "> ")
+    while termios.tcgetattr(terminal)[3] & termios.ICANON:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    return text
+
+
+def exit_code(number: int, seconds: float = 30) -> int:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(number, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+    raise AssertionError("it did not leave")
+
+
+@pytest.mark.timeout(150)
 def test_on_a_terminal_ctrl_c_keeps_the_conversation_and_ctrl_d_leaves(served: Any) -> None:
+    answer = ask(served, "Hello").split("\n")[0][:4]
     number, terminal = pty.fork()
     if number == 0:
         os.environ["TERM"] = "dumb"
         os.execv(sys.executable, [sys.executable, "-c", TALK, served.url, ""])
     try:
-        read_until(terminal, "> ")
+        at_prompt(terminal)
         os.write(terminal, b"half a line\x03")
-        read_until(terminal, "> ")
+        at_prompt(terminal)
         os.write(terminal, b"Hello\n")
-        answer = ask(served, "Hello").split("\n")[0][:4]
-        assert answer in read_until(terminal, "> ").replace("\r\n", "\n")
+        assert answer in at_prompt(terminal).replace("\r\n", "\n")
         os.write(terminal, b"/reset\n")
-        read_until(terminal, "forgotten")
-        read_until(terminal, "> ")
+        assert "forgotten" in at_prompt(terminal)
         os.write(terminal, b"\x04")
-        assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
     finally:
+        code = exit_code(number)
         os.close(terminal)
+    assert code == 0

@@ -19,6 +19,7 @@ from easyllm.serve import address, checks, plan
 from easyllm.serve.chat import chat
 from easyllm.serve.config import ServeConfig
 
+BROKEN = Path(__file__).parent.parent / "broken"
 MakeJob = Callable[..., Job[ServeConfig]]
 
 
@@ -41,6 +42,18 @@ def test_a_port_taken_by_a_stranger_is_refused(serve_model: Path, serve_job: Mak
         other.bind(("127.0.0.1", 0))
         other.listen()
         assert codes(serve_job(serve_model, port=other.getsockname()[1])) == ["SERVE-001"]
+
+
+def test_the_broken_recipes_that_need_a_running_machine(easyllm: Any) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = f"serve.port={other.getsockname()[1]}"
+        for verb in ("check", "serve"):
+            assert easyllm(verb, BROKEN / "SERVE-001.yaml", port, expect=2).stderr.startswith("SERVE-001")
+    told = easyllm("serve", BROKEN / "SERVE-004.yaml", f"serve.port={address.free_port()}", expect=2).stderr
+    assert "SERVE-004" in told
+    assert "Traceback" not in told
 
 
 def test_our_own_server_left_running_is_no_mistake(served: Any, serve_model: Path, serve_job: MakeJob) -> None:
