@@ -108,3 +108,12 @@ def test_killed_pretraining_goes_on_from_the_last_checkpoint_with_the_same_losse
     whole, resumed = losses(finished / "runs" / "tiny"), losses(tmp_path / "runs" / "tiny")
     assert list(resumed) == list(range(1, 13)) == list(whole)
     assert resumed == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_gpt2_recipe_that_ships_runs_with_tensor_parallelism(easyllm, tmp_path: Path) -> None:
+    short = ["pretrain.steps=12", "pretrain.batch.global_samples=4", "pretrain.batch.micro_samples=4"]
+    easyllm("run", "tiny-gpt2-cpu", *short, "pretrain.optimizer.warmup_steps=2")
+    record = json.loads((tmp_path / "runs" / "tiny-gpt2-cpu" / "convert" / "manifest.json").read_text("utf-8"))
+    assert record["records"]["architecture"]["family"] == "gpt2"
+    assert record["records"]["parity"]["holds"]
