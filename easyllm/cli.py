@@ -138,12 +138,16 @@ def plan_verb(
     """What would run: commands, tokens, steps, memory, disk, and why."""
     from easyllm import pipeline
     from easyllm.core import report
+    from easyllm.core.errors import UserError
 
     if stage and "=" in stage:  # easyllm plan RECIPE key=value
         overrides = [stage, *(overrides or [])]
         stage = None
     project = _open(recipe, overrides)
     chosen = pipeline.choose(project, stage, stage)
+    problems = pipeline.check(project, chosen)
+    if problems:
+        raise UserError(*problems)
     rows = [
         (name, state, pipeline.plan_of(job))
         for name, (job, state) in pipeline.states(project).items()
