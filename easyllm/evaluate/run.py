@@ -63,6 +63,7 @@ def run(job: Job[EvaluateConfig]) -> Result:
             Decision("dtype", str(dtype).removeprefix("torch."), why),
             *decisions,
         ],
+        records={"answers": scores.rows()},
     )
 
 
