@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tiny_pipeline import tiny_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_megatron import run_python
 from transformers import PreTrainedTokenizerFast
 
 from easyllm.convert.families import FAMILIES
@@ -18,6 +17,7 @@ from easyllm.convert.plan import TOLERANCE
 from easyllm.core.errors import StageFailed
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.parity import Parity, compare
+from tiny_megatron import run_python
 
 LLAMA = Architecture(
     family="llama", layers=3, hidden=64, heads=8, kv_heads=2, head_dim=8, ffn_hidden=96, norm="RMSNorm",

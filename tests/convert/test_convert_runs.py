@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_megatron import artifact_input, trained, write_manifest
 
 from easyllm.convert import mapping
 from easyllm.convert.checks import check
@@ -16,6 +15,7 @@ from easyllm.convert.run import run
 from easyllm.core.errors import StageFailed
 from easyllm.core.inputs import Input
 from easyllm.core.stage import Job
+from tiny_megatron import artifact_input, trained, write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_tune import ROWS, check, make_job, publish, tune, write_base, write_rows
 
 from easyllm.core.chat import load_tokenizer, render
 from easyllm.core.errors import UserError
 from easyllm.core.models import load_model
 from easyllm.evaluate.questions import Question
+from tiny_tune import ROWS, check, make_job, publish, tune, write_base, write_rows
 
 PROMPTS = [
     {"prompt": "What colour is the door?", "expect": "red"},

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_tune import FINETUNE, make_job, write_rows
 
 from easyllm.core.chat import end_token_ids, load_tokenizer, render
 from easyllm.core.errors import UserError
 from easyllm.core.inputs import Input
 from easyllm.core.models import load_model, local_model, recorded_base
+from tiny_tune import FINETUNE, make_job, write_rows
 
 PROGRAM = """
 import sys, pathlib

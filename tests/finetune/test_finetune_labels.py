@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_tune import CHATML, ROWS, tiny_tokenizer, write_base, write_rows
 
 from easyllm.core.chat import end_token_ids, ensure_template, seal, turn_end_id
 from easyllm.core.conversations import Conversation, messages_of, read_conversations
@@ -13,6 +12,7 @@ from easyllm.core.errors import UserError
 from easyllm.core.examples import IGNORED, Example, answer_loss, encode, pad, padding_id
 from easyllm.core.models import load_model
 from easyllm.finetune.audit import audit, fitting
+from tiny_tune import CHATML, ROWS, tiny_tokenizer, write_base, write_rows
 
 
 def conversations(tmp_path: Path, rows: list[dict[str, Any]] | None = None) -> list[Conversation]:

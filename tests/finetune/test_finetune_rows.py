@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_tune import FINETUNE, ROWS, check, make_job, write_base, write_rows
 
 from easyllm.core.conversations import messages_of, read_conversations
 from easyllm.core.errors import UserError
 from easyllm.finetune.order import order
 from easyllm.finetune.split import split
+from tiny_tune import FINETUNE, ROWS, check, make_job, write_base, write_rows
 
 
 def test_both_row_shapes_become_the_same_conversation() -> None:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_tune import FINETUNE, check, make_job, write_base, write_rows
 
 from easyllm.core.errors import UserError
 from easyllm.finetune.layers import last_names, read_header
 from easyllm.finetune.targets import choose, linear_layers
+from tiny_tune import FINETUNE, check, make_job, write_base, write_rows
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

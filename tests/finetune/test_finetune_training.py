@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_tune import FINETUNE, ROWS, make_job, publish, tune, write_base, write_rows
 
 from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.models import load_model
 from easyllm.finetune import state
+from tiny_tune import FINETUNE, ROWS, make_job, publish, tune, write_base, write_rows
 
 
 def losses(folder: Path) -> list[float]:

@@ -4,10 +4,10 @@ import sys
 from typing import Any
 
 import pytest
-from tiny_megatron import last_json, run_python
 
 from easyllm.core.megatron import cpu
 from easyllm.core.megatron.architecture import Architecture, padded_vocabulary
+from tiny_megatron import last_json, run_python
 
 LLAMA = Architecture(
     family="llama", layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, ffn_hidden=48, norm="RMSNorm",

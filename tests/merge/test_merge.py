@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_tune import check, make_job, publish, tune, write_base
 
 from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.models import load_model
+from tiny_tune import check, make_job, publish, tune, write_base
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt2", "float32"), ("llama", "bfloat16")])

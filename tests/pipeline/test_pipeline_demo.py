@@ -1,6 +1,8 @@
 """The demo, whole: the recipe that ships, from the prose of this Python to a served answer that was taught."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,9 +14,6 @@ MOST_BYTES = 8_000_000_000
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory):
     """(folder, what it printed) of one run of the shipped recipe; the following tests look at what it left."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "easyllm", "run", "tiny-cpu"]
     done = subprocess.run(command, cwd=folder, text=True, capture_output=True, timeout=1800, check=False)
@@ -45,8 +44,9 @@ def test_demo_pretraining_visibly_learns(demo) -> None:
 
 @pytest.mark.slow
 def test_demo_conversion_and_merge_hold_parity(demo) -> None:
-    for stage in ("convert", "merge"):
-        parity = manifest(demo, stage)["records"]["parity"]
+    reports = [manifest(demo, "convert")["records"]["parity"], *manifest(demo, "merge")["records"]["parity"].values()]
+    assert len(reports) == 3
+    for parity in reports:
         assert parity["holds"], parity
         assert parity["top1_agreement"] == 1.0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tiny_pipeline import tiny_recipe
 
 

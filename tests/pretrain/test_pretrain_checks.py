@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_megatron import REPOSITORY, pretrain_config, pretrain_job, write_manifest
 
 from easyllm.core.errors import UserError
 from easyllm.pretrain import run
 from easyllm.pretrain.batch import nearest_legal
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.plan import plan
+from tiny_megatron import REPOSITORY, pretrain_config, pretrain_job, write_manifest
 
 MODEL = pretrain_config()["model"]
 GPT2 = {"family": "gpt2", "layers": 2, "hidden": 64, "heads": 4}

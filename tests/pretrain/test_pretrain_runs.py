@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
 
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import StageFailed
 from easyllm.pretrain import checkpoints, losses, run
+from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
 
 pytestmark = pytest.mark.slow
 

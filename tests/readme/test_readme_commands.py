@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from easyllm.pipeline import check, open_project
 
 ROOT = Path(__file__).parent.parent.parent
