@@ -288,7 +288,10 @@ def _guarded(work: Callable[[], Any]) -> int:
                 print(entry, file=sys.stderr)
         return 2
     except StageFailed as error:
-        print(error, file=sys.stderr)
+        if "--json" in sys.argv:
+            _print_json({"errors": [error.as_json()]})
+        else:
+            print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED

@@ -11,6 +11,7 @@ from easyllm.core.artifact import write_whole
 from easyllm.core.errors import refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.messages import say
 from easyllm.core.parity import Parity, compare
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
@@ -52,10 +53,7 @@ def convert(checkpoint: Path, architecture: Architecture, out: Path) -> Parity:
     left = [theirs[str(i)][:, : architecture.tokenizer_size] for i in range(len(prompts))]
     tolerance = TOLERANCE * max(float(logits.abs().max()) for logits in left)
     parity = compare(left, logits_of(out, prompts), ("Megatron-Core", "transformers"), tolerance).require()
-    note(
-        f"convert: {parity.positions} positions of {parity.prompts} prompts: max |Δlogit| "
-        f"{parity.max_logit_difference:.1e}, top-1 agreement {parity.top1_agreement:.0%}"
-    )
+    note(say("parity_holds", stage="convert", **parity.as_record()))
     return parity
 
 

@@ -76,4 +76,23 @@ def refuse(code: str, /, **params: Any) -> UserError:
 
 
 class StageFailed(Exception):
-    """Failed though the input was good (a rank died, a parity gate did not hold): exit code 1, no traceback."""
+    """Failed though the input was good (a rank died, a parity gate did not hold): exit code 1, no traceback.
+
+    A gate or a diagnosis that a person meets is a problem of the catalogue; a broken promise between our own parts
+    is a plain sentence.
+    """
+
+    def __init__(self, what: Problem | str) -> None:
+        super().__init__(str(what))
+        self.problem = what if isinstance(what, Problem) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same keys as a Problem's; the code of a plain sentence is FAILED."""
+        if self.problem:
+            return self.problem.as_json()
+        return dict.fromkeys(("stage", "key", "file", "line", "fix")) | {"code": "FAILED", "message": str(self)}
+
+
+def failed(code: str, /, **params: Any) -> StageFailed:
+    """``raise failed("PARITY-001", ...)``: a StageFailed of the catalogue."""
+    return StageFailed(problem(code, **params))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 
 LAUNCHER = "EASYLLM_LAUNCHER_PID"
 """Tells a rank which process waits for it."""
@@ -41,7 +41,7 @@ def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str]
         _kill_with_ranks(process)
         raise
     if code:
-        raise StageFailed(f"{module} ended with exit code {code} on {ranks} ranks. {' '.join(command)}")
+        raise failed("RANKS-001", module=module, code=code, ranks=ranks, command=" ".join(command))
 
 
 @contextmanager

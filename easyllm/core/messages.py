@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 LANGUAGES = ("en", "zh")
-_chosen: str | None = None
+VARIABLES = ("EASYLLM_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
 
 def choose_language(language: str | None) -> None:
-    """Set the language for this process; ``None`` follows the environment."""
-    global _chosen
-    _chosen = language
+    """Set the language of this process and of those it starts; ``None`` follows the environment."""
+    if language:
+        os.environ[VARIABLES[0]] = language
 
 
 def language() -> str:
     """``en`` or ``zh``: what ``--lang`` said, else EASYLLM_LANG, LC_ALL, LC_MESSAGES, LANG in that order."""
-    if _chosen:
-        return _chosen
-    for variable in ("EASYLLM_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+    for variable in VARIABLES:
         value = os.environ.get(variable)
         if value:
             return "zh" if value.lower().startswith("zh") else "en"

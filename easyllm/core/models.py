@@ -11,6 +11,7 @@ from easyllm.core.artifact import read_manifest, sync_tree
 from easyllm.core.digest import Digests
 from easyllm.core.errors import UserError, problem
 from easyllm.core.inputs import Input, content_digest
+from easyllm.core.messages import say
 from easyllm.core.progress import note
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
     quiet_libraries()
-    note(f"dequantising {path.name} to fp32 once, into {final}")
+    note(say("dequantising", name=path.name, path=final))
     partial = final.with_name(f"{final.name}.partial.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

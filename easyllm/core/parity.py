@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,7 @@ class Parity:
     def require(self) -> "Parity":
         """Self, or StageFailed: a stage whose two sides differ publishes nothing."""
         if not self.holds:
-            raise StageFailed(
-                f"PARITY {self.left} against {self.right}: max |Δlogit| {self.max_logit_difference:.3g} "
-                f"(allowed {self.tolerance:.3g}), top-1 agreement {self.top1_agreement:.4f} "
-                f"over {self.positions} positions, {self.dtype}."
-            )
+            raise failed("PARITY-001", **asdict(self))
         return self
 
 
@@ -60,10 +56,11 @@ def compare(
     largest, same, positions = 0.0, 0, 0
     for a, b in zip(left, right, strict=True):
         if a.shape != b.shape:
-            raise StageFailed(f"PARITY {names[0]} gives logits {tuple(a.shape)}, {names[1]} {tuple(b.shape)}")
+            shapes = {"left_shape": tuple(a.shape), "right_shape": tuple(b.shape)}
+            raise failed("PARITY-002", left=names[0], right=names[1], **shapes)
         difference = (a.float() - b.float()).abs().max().item()
         if difference != difference:  # NaN compares false with everything, so it must not pass as small
-            raise StageFailed(f"PARITY {names[0]} against {names[1]}: NaN logits")
+            raise failed("PARITY-003", left=names[0], right=names[1])
         largest = max(largest, difference)
         same += int(torch.eq(a.argmax(-1), b.argmax(-1)).sum())
         positions += a.shape[0]

@@ -12,6 +12,7 @@ from easyllm.core.chat import ensure_template, load_tokenizer, seal, turn_end_id
 from easyllm.core.conversations import Conversation, read_conversations
 from easyllm.core.errors import StageFailed, refuse
 from easyllm.core.examples import Example, encode, padding_id
+from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype, load_model, local_model, quiet_libraries
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
@@ -80,10 +81,8 @@ def _examples(job: Job[FinetuneConfig], tokenizer: Any, rows: list[Conversation]
     end = turn_end_id(tokenizer)
     assert end is not None  # encode has refused such a template
     counted = audit(fit, over, end)
-    note(
-        f"finetune: {counted.rows:,} rows, {counted.tokens:,} tokens, {counted.label_tokens:,} of them labels "
-        f"({counted.share:.0%}), longest {counted.longest_tokens}, left out as too long {len(over)}"
-    )
+    figures = {"rows": counted.rows, "tokens": counted.tokens, "labels": counted.label_tokens, "share": counted.share}
+    note(say("label_audit", longest=counted.longest_tokens, over=len(over), **figures))
     return fit, counted
 
 

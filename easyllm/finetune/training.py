@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 from easyllm.core.examples import Example, answer_loss, pad
+from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.finetune import state
 from easyllm.finetune.config import FinetuneConfig
@@ -101,16 +102,10 @@ class Training:
         scaled = self._accelerator.scaler is not None
         if math.isfinite(loss) and loss != 0 and (math.isfinite(norm) or scaled):
             return
-        if loss == 0:
-            why = "a loss of exactly zero means broken labels or logits: fp16 overflow in the base, most often"
-        elif number == 1:
-            why = "the first step already fails: the base's weights are broken, or overflow in this precision"
-        else:
-            why = f"training blew up: lower finetune.learning_rate (now {self._config.learning_rate:g})"
-        precision = f"{self._accelerator.mixed_precision} mixed precision"
-        raise StageFailed(
-            f"finetune stopped at step {number}: loss {loss:g}, gradient norm {norm:g}, {precision}; {why}."
-        )
+        code = "TRAIN-004" if loss == 0 else "TRAIN-005" if number == 1 else "TRAIN-006"
+        rate = self._config.learning_rate
+        figures = {"step": number, "loss": loss, "norm": norm, "precision": self._accelerator.mixed_precision}
+        raise failed(code, stage="finetune", key="finetune.learning_rate", rate=rate, **figures)
 
     def _report(self, bar: Progress) -> None:
         row = self.rows[-1]
@@ -143,4 +138,4 @@ class Training:
         if kept["scaler"] is not None and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(kept["scaler"])
         self.rows = [Row(**row) for row in kept["rows"]]
-        note(f"finetune: going on after step {len(self.rows)} of {len(self._steps)}")
+        note(say("going_on", stage="finetune", step=len(self.rows), steps=len(self._steps)))

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.chat import end_token_ids, load_tokenizer, seal
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
 from easyllm.core.parity import Parity, compare
 from easyllm.core.stage import Job, Result
@@ -57,10 +57,7 @@ def run(job: Job[MergeConfig]) -> Result:
 def require_change(before: list[torch.Tensor], merged: list[torch.Tensor], base: str) -> None:
     """StageFailed when the adapter changes nothing: such a merge would pass its parity and be worthless."""
     if all(torch.equal(a, b) for a, b in zip(before, merged, strict=True)):
-        raise StageFailed(
-            f"merge: the merged model's logits equal those of its base {base} everywhere. The adapter changes "
-            "nothing: its weights are zero or stand on no layer of this base. Train it, or look at its loss curve."
-        )
+        raise failed("MERGE-001", stage="merge", base=base)
 
 
 def _stored_dtype(directory: Path) -> torch.dtype:
@@ -111,10 +108,7 @@ def _template_inside(out: Path, template: str) -> None:
 def _require_seal(out: Path, wanted: str) -> None:
     found = seal(load_tokenizer(out))["hash"]
     if found != wanted:
-        raise StageFailed(
-            f"merge: the saved tokenizer renders the golden conversations otherwise than in training "
-            f"(seal {found[:12]}, trained with {wanted[:12]})."
-        )
+        raise failed("MERGE-002", stage="merge", found=found[:12], wanted=wanted[:12])
 
 
 def _result(

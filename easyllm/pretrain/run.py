@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import StageFailed, refuse
+from easyllm.core.errors import failed, refuse
 from easyllm.core.launch import run_ranks
+from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
 from easyllm.pretrain import checkpoints, losses
@@ -53,7 +54,7 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
         raise refuse("PRETRAIN-005", stage=job.stage, key="pretrain.ranks", ranks=job.config.ranks, found=found)
     if device == "cpu":
         why += "; Megatron-Core runs over gloo with its CUDA calls answered by the CPU"
-    note(f"pretrain: {job.config.ranks} ranks on {device}: {why}")
+    note(say("ranks_on", ranks=job.config.ranks, device=device, why=why))
     return device, Decision("device", device, why)
 
 
@@ -62,9 +63,10 @@ def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
     job_file = job.out / JOB_FILE
     rank_job.write(job_file)
     run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks)
-    failed = _outcome(rank_job)["failed"]
-    if failed:
-        raise StageFailed(f"pretrain: {failed}")
+    step = _outcome(rank_job)["broken_step"]
+    if step is not None:
+        rate = job.config.optimizer.learning_rate
+        raise failed("PRETRAIN-006", stage=job.stage, key="pretrain.optimizer.learning_rate", step=step, rate=rate)
 
 
 def _outcome(rank_job: RankJob) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from easyllm.core.artifact import sync_directory, write_whole
 from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.session import megatron_session, rank_device
+from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan
@@ -43,10 +44,10 @@ def _train(job: RankJob, device: "torch.device") -> None:
     if first:
         losses.keep_up_to(job.losses, step)
         checkpoints.prune(job.checkpoints, job.config.keep_checkpoints)
-    reason = _loop(job, engine, device, step, consumed, first)
+    broken_step = _loop(job, engine, device, step, consumed, first)
     if first:
         layers, why = engine.layers
-        write_whole(job.outcome, json.dumps({"failed": reason, "layers": layers, "why": why}))
+        write_whole(job.outcome, json.dumps({"broken_step": broken_step, "layers": layers, "why": why}))
     engine.close()
 
 
@@ -57,14 +58,14 @@ def _resume(job: RankJob, engine: "MegatronEngine", first: bool) -> tuple[int, i
         return 0, 0
     saved = engine.load(found[1])
     if first:
-        note(f"pretrain: going on after step {saved['step']}, from {found[1].name}")
+        note(say("going_on", stage="pretrain", step=saved["step"], steps=job.config.steps))
     return int(saved["step"]), int(saved["consumed"])
 
 
 def _loop(
     job: RankJob, engine: "MegatronEngine", device: "torch.device", step: int, consumed: int, first: bool
-) -> str | None:
-    """Train to the last step. None, or why it had to stop."""
+) -> int | None:
+    """Train to the last step. None, or the step whose loss is not a number."""
     config = job.config
     dataset = _dataset(job)
     per_step = config.batch.global_samples * config.sequence_tokens
@@ -73,7 +74,7 @@ def _loop(
             started = time.perf_counter()
             result = engine.train_step(_batches(job, dataset, consumed, device))
             if not math.isfinite(result.loss):
-                return f"the loss is not a number at step {step + 1}; lower optimizer.learning_rate"
+                return step + 1
             step, consumed = step + 1, consumed + config.batch.global_samples
             if bar is not None:
                 _record(job, bar, result, step, step * per_step, time.perf_counter() - started)

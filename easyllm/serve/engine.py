@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 from easyllm.serve.contract import Engine, EngineFailed, Sampling, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
 from easyllm.serve.sampling import PerRequestSampler, install, new_slot
@@ -35,7 +35,7 @@ class ContinuousBatching:
         try:
             self._manager = model.init_continuous_batching(greedy, settings)
         except ValueError as error:  # an attention kind it does not know
-            raise StageFailed(f"SERVE continuous batching cannot run this model: {error}") from error
+            raise failed("SERVE-012", stage="serve", reason=error) from error
         self._sampler = PerRequestSampler()
         install(self._manager, self._sampler)
         self._ends = ends
@@ -121,4 +121,4 @@ def require_same_words(engine: Engine, model: Any, prompts: list[list[int]], end
         if model.dtype == torch.float32:
             reference = greedy_reference(model, ids, 8, ends)
             if mine != reference:
-                raise StageFailed(f"SERVE engine answers {mine}, generate() answers {reference}, to {len(ids)} tokens")
+                raise failed("SERVE-013", stage="serve", mine=mine, reference=reference, tokens=len(ids))

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from easyllm.core.artifact import read_manifest
 from easyllm.core.chat import end_token_ids, load_tokenizer, render, seal
-from easyllm.core.errors import StageFailed, refuse
+from easyllm.core.errors import failed, refuse
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype, load_model, quiet_libraries
@@ -68,7 +68,7 @@ def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> A
         return load_model(directory, dtype).to(device)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StageFailed(f"SERVE {directory} cannot be loaded: {reason}") from error
+        raise failed("SERVE-011", stage="serve", path=str(directory), reason=reason) from error
 
 
 def default_sampling(given: GenerationConfig) -> Sampling:

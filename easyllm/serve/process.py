@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import StageFailed, failed
 from easyllm.serve.address import direct_opener
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import choose_limits, model_positions, read_json
@@ -68,7 +68,7 @@ def wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
         if url and is_healthy(url):
             return
         time.sleep(0.1)
-    raise StageFailed(f"SERVE the server was not healthy after {START_SECONDS} s")
+    raise failed("SERVE-008", stage="serve", seconds=START_SECONDS)
 
 
 def is_healthy(url: str) -> bool:
@@ -91,4 +91,4 @@ def stop(process: "subprocess.Popen[str]", drain_seconds: int, must_be_clean: bo
         if process.stdout:
             process.stdout.close()
     if code and must_be_clean:
-        raise StageFailed(f"SERVE the server did not stop cleanly: exit code {code}")
+        raise failed("SERVE-009", stage="serve", code=code)

@@ -10,7 +10,7 @@ import torch
 
 from easyllm.core.artifact import Decision
 from easyllm.core.chat import render
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype
@@ -102,7 +102,7 @@ def compare(question: dict[str, Any], answer: dict[str, Any], reference: dict[st
         said["generate()"] = reference["text"]
     if len(set(said.values())) > 1 or (exact and not same):
         lines = "\n".join(f"  {door}: {text!r}" for door, text in said.items())
-        raise StageFailed(f"SERVE answers to {question['prompt']!r} differ:\n{lines}")
+        raise failed("SERVE-010", stage="serve", prompt=question["prompt"], answers=lines)
     kept = ("finish_reason", "prompt_tokens", "tokens", "first_token_seconds", "tokens_per_second")
     return {
         "prompt": question["prompt"],

@@ -82,7 +82,7 @@ def test_a_wrong_mapping_fails_the_stage(base: Path, tmp_path: Path, monkeypatch
         return q, k, v
 
     monkeypatch.setitem(mapping.HOW, "split_qkv", swapped)
-    with pytest.raises(StageFailed, match="PARITY Megatron-Core against transformers"):
+    with pytest.raises(StageFailed, match="PARITY-001  Megatron-Core and transformers"):
         run(convert_job(trained(base, "one-rank"), tmp_path / "hf"))
     assert not (tmp_path / "hf" / "parity.json").exists()
 

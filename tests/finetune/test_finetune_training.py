@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from easyllm.core.chat import load_tokenizer, seal
@@ -18,6 +20,7 @@ from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.models import load_model
 from easyllm.finetune import state
+from easyllm.finetune.training import Training
 from tiny_tune import FINETUNE, ROWS, make_job, publish, tune, write_base, write_rows
 
 
@@ -120,12 +123,19 @@ def test_pit_10_a_loss_that_is_not_a_number_stops_with_a_diagnosis(tmp_path: Pat
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(StageFailed, match=r"step 1: loss nan.*first step already fails"):
+    with pytest.raises(StageFailed, match=r"TRAIN-005.*step 1: loss nan.*first step already fails"):
         tune(tmp_path)
 
 
+def test_pit_10_a_loss_of_exactly_zero_stops_with_a_diagnosis() -> None:
+    training = SimpleNamespace(_accelerator=Accelerator(cpu=True), _config=SimpleNamespace(learning_rate=1e-3))
+    with pytest.raises(StageFailed, match=r"TRAIN-004.*step 7: loss 0.*fp16 overflow"):
+        Training._watch(training, 7, 0.0, 1.0)
+    Training._watch(training, 7, 0.5, 1.0)  # and says nothing of a good step
+
+
 def test_a_learning_rate_that_blows_up_stops_and_says_which_option_to_lower(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"lower finetune.learning_rate \(now 1e\+20\)"):
+    with pytest.raises(StageFailed, match=r"TRAIN-006.*Lower finetune.learning_rate \(now 1e\+20\)"):
         tune(tmp_path, learning_rate=1e20, warmup_ratio=0, epochs=20)
 
 

@@ -58,7 +58,7 @@ def test_a_merge_that_changes_nothing_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "run" / "finetune" / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({n: torch.zeros_like(t) if "lora_B" in n else t for n, t in weights.items()}, file, {"format": "pt"})
-    with pytest.raises(StageFailed, match="equal those of its base"):
+    with pytest.raises(StageFailed, match=r"MERGE-001.*equal those of its base"):
         publish(make_job(tmp_path, "merge", {}))
     assert not (tmp_path / "run" / "merge").exists()
 
@@ -82,5 +82,5 @@ def test_a_template_that_was_changed_after_training_stops_the_merge(tmp_path: Pa
     tune(tmp_path)
     template = tmp_path / "run" / "finetune" / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant\n", "assistant: "))
-    with pytest.raises(StageFailed, match="golden conversations"):
+    with pytest.raises(StageFailed, match=r"MERGE-002.*golden conversations"):
         publish(make_job(tmp_path, "merge", {}))

@@ -51,7 +51,7 @@ def test_one_token_of_difference_fails_the_stage() -> None:
     assert compare({"prompt": "?"}, answer, same, exact=True)["answer"] == "a b"
     assert compare({"prompt": "?"}, answer, other, exact=False)["same_as_generate"] is False
     for wrong, reference in ((answer, other), (answer | {"hub_chat": "a c"}, same)):
-        with pytest.raises(StageFailed, match="differ"):
+        with pytest.raises(StageFailed, match=r"SERVE-010.*differ"):
             compare({"prompt": "?"}, wrong, reference, exact=True)
 
 

@@ -1,0 +1,56 @@
+"""A server that does not come up, does not go down, or cannot run a model says so with a code."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyllm.core.errors import StageFailed
+from easyllm.serve import process
+from easyllm.serve.engine import ContinuousBatching
+from easyllm.serve.limits import Limits
+from easyllm.serve.loading import load_weights
+
+STUBBORN = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
+    "print('up', flush=True); time.sleep(60)"
+)
+
+
+def program(code: str) -> "subprocess.Popen[str]":
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    assert started.stdout.readline().strip() == "up"
+    return started
+
+
+def test_a_server_that_never_gets_healthy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "START_SECONDS", 0.3)
+    started = program(STUBBORN)
+    try:
+        with pytest.raises(StageFailed, match="SERVE-008"):
+            process.wait_until_healthy("http://127.0.0.1:9", started)
+    finally:
+        process.stop(started, 1, must_be_clean=False)
+
+
+def test_a_server_that_ends_badly_is_told() -> None:
+    with pytest.raises(StageFailed, match=r"SERVE-009.*exit code 3"):
+        process.stop(program(STUBBORN), 1, must_be_clean=True)
+
+
+def test_a_directory_that_is_no_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StageFailed, match="SERVE-011"):
+        load_weights(tmp_path, torch.float32, torch.device("cpu"))
+
+
+def test_a_model_that_continuous_batching_does_not_know_is_told() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model: Any = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)).eval()
+    with pytest.raises(StageFailed, match="SERVE-012"):
+        ContinuousBatching(model, [0], Limits(64, 60, 1))
