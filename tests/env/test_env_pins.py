@@ -1,6 +1,7 @@
 """docker/versions.env is the only place for versions, and what is installed is what it says."""
 
 import re
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_the_environment_is_complete() -> None:
     """Nothing that easyllm asks for, directly or through others, is unpinned."""
     unpinned = {
         dist.name.lower().replace("_", "-").replace(".", "-")
-        for dist in metadata.distributions()
+        for dist in metadata.distributions(path=[sysconfig.get_path("purelib")])  # setuptools adds its own to sys.path
         if not dist.name.lower().startswith(("nvidia", "triton", "cuda"))
     } - set(PACKAGES)
     assert unpinned <= {"easyllm"}
