@@ -97,7 +97,8 @@ def test_a_bad_line_inside_a_list_is_named_with_its_line_and_column(tmp_path: Pa
     with pytest.raises(UserError) as caught:
         list(read_rows(path, "corpus"))
     (only,) = caught.value.problems
-    assert (only.code, only.line, only.params["column"]) == ("ROWS-001", 3, 9)
+    assert (only.code, only.line) == ("ROWS-001", 3)
+    assert only.params["column"] in (8, 9)  # the trailing comma since Python 3.13, the bracket after it before
 
 
 @pytest.mark.parametrize(
