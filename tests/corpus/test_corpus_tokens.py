@@ -335,7 +335,9 @@ def test_a_plan_of_a_small_corpus_is_exact_in_documents_and_near_in_tokens(
 
 
 def test_a_look_at_the_head_estimates_the_whole_of_a_large_compressed_file(tmp_path: Path) -> None:
-    rows = b"".join(json.dumps({"text": sha512(str(n).encode()).hexdigest()}).encode() + b"\n" for n in range(9000))
+    # Rows of 2.5 kB that do not compress to nothing: the unpacker's read-ahead (128 KiB) is small beside the head.
+    texts = ("".join(sha512(f"{n} {k}".encode()).hexdigest() for k in range(20)) for n in range(9000))
+    rows = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows))
     sample = look([tmp_path / "a.jsonl.gz"], "text")
     assert not sample.whole
