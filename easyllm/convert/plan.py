@@ -7,6 +7,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 
 READER = "easyllm.convert.read_megatron"
@@ -18,7 +19,6 @@ TOLERANCE = 3e-5
 fp32 on both sides differs by 1e-6 to 2e-6 of it. It is relative because in a model that has trained for few steps
 a wrong row moves the logits, which are small there, by less than any fixed limit that suits a trained one.
 """
-WHY = "of the largest logit, fp32 on both sides: a right mapping differs by 2e-6 of it, a wrong row by far more"
 
 
 def plan(job: Job[ConvertConfig]) -> Plan:
@@ -27,16 +27,16 @@ def plan(job: Job[ConvertConfig]) -> Plan:
     if problems:
         raise UserError(*problems)
     found = job.inputs.get("checkpoint")
-    decisions = [Decision("parity tolerance", TOLERANCE, WHY)]
+    decisions = [Decision("parity tolerance", TOLERANCE, say("why_tolerance"))]
     commands = [" ".join(torchrun_command(READER, [str(job.out / JOB_FILE)], 1))]
     if found is None or found.manifest is None:
-        return Plan({"parameters": "known once the checkpoint is made"}, commands, decisions)
+        return Plan({"parameters": say("after_checkpoint")}, commands, decisions)
     a = Architecture.from_record(found.manifest.records["architecture"])
     weights = a.parameters() * FLOAT_BYTES
     figures = {
-        "family": f"{a.family} as {FAMILIES[a.family].hf_class}",
+        "family": say("family_as", family=a.family, hf_class=FAMILIES[a.family].hf_class),
         "parameters, padded rows included": a.parameters(),
-        "vocabulary, rows": f"{a.padded_vocabulary} padded -> {a.tokenizer_size}",
+        "vocabulary, rows": say("rows_cut", padded=a.padded_vocabulary, rows=a.tokenizer_size),
         "model, bytes (at most)": weights,
     }
     # The reader leaves Megatron's weights beside the model until the parity report is made.

@@ -15,8 +15,10 @@ class Decision:
     """A choice the stage made, with its reason; ``plan`` prints it and the manifest keeps it."""
 
     what: str
+    """An English name, which ``term`` knows in every language."""
     value: Any
     why: str
+    """A sentence made by ``say``: documents and manifests keep it in the language of the run that made it."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from easyllm.core.artifact import Decision
 from easyllm.core.conversations import Message
 from easyllm.core.digest import of_value
+from easyllm.core.messages import say
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -62,7 +63,7 @@ def ensure_template(tokenizer: Any) -> Decision | None:
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer has neither a chat template nor an end-of-text token")
     tokenizer.chat_template = PLAIN_TEMPLATE
-    return Decision("chat_template", "plain", f"the base has none; turns end with its {tokenizer.eos_token!r}")
+    return Decision("chat_template", "plain", say("why_plain_template", end=tokenizer.eos_token))
 
 
 def turn_end_id(tokenizer: Any) -> int | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import refuse
+from easyllm.core.messages import say
 
 
 def trace(path: Path) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def text(tree: dict[str, Any], indent: str = "") -> str:
     """The tree as lines, newest first."""
     lines = f"{indent}{tree['stage']} ({tree['kind']})  {tree['path']}  {tree['digest'][:12]}  {tree['ended']}\n"
     for role, entry in tree["inputs"].items():
-        mark = "  CHANGED SINCE" if entry["changed"] else ""
+        mark = "  " + say("changed_since") if entry["changed"] else ""
         lines += f"{indent}  {role}: {entry['ref']}  {(entry['digest'] or '')[:12]}{mark}\n"
         if entry["from"]:
             lines += text(entry["from"], indent + "    ")

@@ -1,4 +1,8 @@
-"""One catalogue of texts per language. ``errors`` hold what is wrong and the fix, ``texts`` everything else."""
+"""One catalogue of texts per language: ``errors`` (what is wrong, the fix), ``texts`` (sentences), ``terms`` (names).
+
+A sentence is made by ``say`` in the language of the run. A name that programs use too (a figure of a plan, a unit)
+is English in the program and in its documents, and goes through ``term`` where a person reads it.
+"""
 
 import os
 import tomllib
@@ -27,7 +31,10 @@ def language() -> str:
 
 @cache
 def catalogue(code: str) -> dict[str, dict[str, Any]]:
-    """The whole catalogue of language ``code``: {"errors": {CODE: {"what", "fix"}}, "texts": {name: text}}."""
+    """The whole catalogue of language ``code``.
+
+    {"errors": {CODE: {"what", "fix"}}, "texts": {name: text}, "terms": {English: name}}; English has no terms.
+    """
     path = Path(__file__).with_name(f"messages.{code}.toml")
     return tomllib.loads(path.read_text("utf-8"))
 
@@ -42,3 +49,9 @@ def say(name: str, /, **params: Any) -> str:
     """A text of the catalogue in the chosen language."""
     text: str = catalogue(language())["texts"][name]
     return text.format(**params)
+
+
+def term(name: str) -> str:
+    """What a person reads for an English name of the program; what is no name (a path, a key) stays as it is."""
+    terms: dict[str, str] = catalogue(language()).get("terms", {})
+    return terms.get(name, name)

@@ -167,9 +167,9 @@ def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:
 
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "the GPU computes bf16 natively"
-        return torch.float16, "the GPU has no native bf16 (compute capability below 8.0)"
-    return torch.float32, "on a CPU: parity and exact resume are proven in fp32, and few CPUs have fast bf16"
+            return torch.bfloat16, say("why_native_bf16")
+        return torch.float16, say("why_no_bf16")
+    return torch.float32, say("why_cpu_fp32")
 
 
 def cpu_flags() -> set[str]:

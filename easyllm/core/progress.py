@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from easyllm.core.messages import say, term
+
 LOG_EVERY_SECONDS = 10.0
 
 
@@ -15,10 +17,13 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """``total`` units of work called ``unit``; ``advance`` may carry figures to show (loss, rate, ...)."""
+    """``total`` units of work called ``unit``; ``advance`` may carry figures to show (loss, rate, ...).
+
+    Label, unit and figures are English names that ``term`` knows.
+    """
 
     def __init__(self, label: str, total: int | None, unit: str, done: int = 0) -> None:
-        self._label, self._total, self._unit = label, total, unit
+        self._label, self._total, self._unit = term(label), total, term(unit)
         self._done = self._first = done
         self._started = self._logged = time.monotonic()
         self._figures: dict[str, Any] = {}
@@ -58,17 +63,18 @@ class Progress:
             note(self._line(time.monotonic()))
 
     def _line(self, now: float) -> str:
-        parts = [f"{self._label}: {self._done:,}" + (f"/{self._total:,}" if self._total else "") + f" {self._unit}"]
+        done = f"{self._done:,}" + (f"/{self._total:,}" if self._total else "") + f" {self._unit}"
+        parts = [say("named", name=self._label, value=done)]
         elapsed, fresh = now - self._started, self._done - self._first
         if self._total and fresh and self._done < self._total:
             left = int(elapsed / fresh * (self._total - self._done))
-            parts.append(f"ETA {left // 60}:{left % 60:02d}")
+            parts.append(f"{term('ETA')} {left // 60}:{left % 60:02d}")
         else:
             parts.append(f"{elapsed:.1f} s")
         return " · ".join([*parts, *([self._figures_text()] if self._figures else [])])
 
     def _figures_text(self) -> str:
-        return " ".join(f"{name} {_short(value)}" for name, value in self._figures.items())
+        return " ".join(f"{term(name)} {_short(value)}" for name, value in self._figures.items())
 
 
 def _short(value: Any) -> str:

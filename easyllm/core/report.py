@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from rich.cells import set_cell_size
+
 from easyllm.core.freshness import State
-from easyllm.core.messages import say
+from easyllm.core.messages import say, term
 from easyllm.core.stage import Plan
 from easyllm.core.workplace import human_bytes
 
@@ -33,7 +35,7 @@ def run_text(rows: list[Any]) -> str:
 def _stage_lines(rows: list[Any]) -> list[str]:
     width = max(len(row.stage) for row in rows) if rows else 0
     lines = [
-        f"{row.stage:<{width}}  {say('status_' + row.status):<6} {row.manifest.seconds:>7.1f} s"
+        f"{row.stage:<{width}}  {set_cell_size(say('status_' + row.status), 6)} {row.manifest.seconds:>7.1f} s"
         f"  {human_bytes(row.manifest.peak_memory_bytes):>8}  {row.path}"
         for row in rows
     ]
@@ -116,18 +118,21 @@ def plan_text(rows: list[tuple[str, State, Plan]]) -> str:
     lines: list[str] = []
     for name, state, plan in rows:
         reason = say(state.reason, **({"stage": name} | state.params))
-        lines.append(f"{name}: {say('would_skip') if state.fresh else say('would_run', reason=reason)}")
-        lines += [f"  {figure}: {_figure(value)}" for figure, value in plan.figures.items()]
+        verdict = say("would_skip") if state.fresh else say("would_run", reason=reason)
+        lines.append(say("named", name=name, value=verdict))
+        lines += ["  " + say("named", name=term(figure), value=_shown(value)) for figure, value in plan.figures.items()]
         if plan.disk_bytes:
-            lines.append(f"  {say('disk')}: {human_bytes(plan.disk_bytes)}")
+            lines.append("  " + say("named", name=say("disk"), value=human_bytes(plan.disk_bytes)))
         if plan.memory_bytes:
-            lines.append(f"  {say('memory')}: {human_bytes(plan.memory_bytes)}")
-        lines += [f"  {d.what} = {d.value}: {d.why}" for d in plan.decisions]
+            lines.append("  " + say("named", name=say("memory"), value=human_bytes(plan.memory_bytes)))
+        lines += ["  " + say("decided", what=term(d.what), value=_shown(d.value), why=d.why) for d in plan.decisions]
         lines += [f"  $ {command}" for command in plan.commands]
     return "\n".join(lines) + "\n"
 
 
-def _figure(value: Any) -> str:
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

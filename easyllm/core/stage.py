@@ -49,7 +49,7 @@ class Plan:
     """What a stage would do, in numbers a person checks before spending hours."""
 
     figures: dict[str, Any] = field(default_factory=dict)
-    """Name with unit -> value, in reading order: tokens, steps, parameters, ..."""
+    """Name with unit -> value, in reading order: tokens, steps, ... Names are English; ``term`` knows all of them."""
     commands: list[str] = field(default_factory=list)
     """Exact command lines; they run by hand."""
     decisions: list[Decision] = field(default_factory=list)

@@ -3,10 +3,11 @@
 import math
 
 from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.corpus.config import CorpusConfig, TokenizerConfig
 from easyllm.corpus.sample import Sample, look
-from easyllm.corpus.vocabulary import PLAIN_SPECIALS, dtype_bytes, token_dtype
+from easyllm.corpus.vocabulary import dtype_bytes, plain_specials, token_dtype
 
 TAKEN_OVER_BYTES_PER_TOKEN = 4.0
 """English prose under the vocabularies of 32,000 to 150,000 tokens that models ship with."""
@@ -54,21 +55,21 @@ def training_share(config: TokenizerConfig, sample: Sample) -> float:
 def decisions(config: CorpusConfig, sample: Sample) -> list[Decision]:
     """The choices of the stage, each with its reason."""
     dtype, why = _dtype(config.tokenizer)
-    return [*_of_tokenizer(config.tokenizer, sample), Decision("dtype", dtype, why), PLAIN_SPECIALS]
+    return [*_of_tokenizer(config.tokenizer, sample), Decision("dtype", dtype, why), plain_specials()]
 
 
 def _dtype(config: TokenizerConfig) -> tuple[str, str]:
     if config.train:
         return token_dtype(config.train.vocab_size)
-    return "int32", "until the tokenizer is loaded; 2 bytes if its ids are below 65,500"
+    return "int32", say("why_dtype_open")
 
 
 def _of_tokenizer(config: TokenizerConfig, sample: Sample) -> list[Decision]:
     if config.train:
         share = training_share(config, sample)
-        part = "all of the text" if share == 1 else f"about {share:.2%} of the text, taken evenly"
+        part = say("all_text") if share == 1 else say("part_of_text", share=share)
         return [
-            Decision("tokenizer", f"byte-level BPE of {config.train.vocab_size:,}", "any bytes can be written with it"),
-            Decision("tokenizer learns from", part, f"text_bytes = {config.train.text_bytes:,}"),
+            Decision("tokenizer", say("byte_level_bpe", size=config.train.vocab_size), say("why_byte_level")),
+            Decision("tokenizer learns from", part, say("why_text_bytes", text_bytes=config.train.text_bytes)),
         ]
-    return [Decision("tokenizer", config.model, "taken over as it is, so that a model which knows it can go on")]
+    return [Decision("tokenizer", config.model, say("why_taken_over"))]

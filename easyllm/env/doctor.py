@@ -12,7 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from easyllm.core.messages import say
+from rich.cells import cell_len, set_cell_size
+
+from easyllm.core.messages import say, term
 from easyllm.core.models import cpu_flags
 from easyllm.core.workplace import human_bytes
 
@@ -162,10 +164,10 @@ def abilities(findings: list[Finding]) -> dict[str, bool]:
 def text(findings: list[Finding]) -> str:
     """One line a finding, fixes below their finding, then what can run."""
     marks = {"good": "✓", "care": "!", "missing": "✗"}
-    width = max(len(entry.name) for entry in findings)
+    width = max(cell_len(term(entry.name)) for entry in findings)
     lines = []
     for entry in findings:
-        lines.append(f"{marks[entry.verdict]} {entry.name:<{width}}  {entry.value}")
+        lines.append(f"{marks[entry.verdict]} {set_cell_size(term(entry.name), width)}  {entry.value}")
         if entry.fix:
             lines.append(f"  {'':<{width}}  → {entry.fix}")
     lines.append("")

@@ -19,5 +19,8 @@ def plan(job: Job[EvaluateConfig]) -> Plan:
         "prompts": len(questions(job)),
         "longest answer, tokens": job.config.max_new_tokens,
     }
-    decisions = [Decision("base", figures["base"], found.why_base), Decision("rows", len(files), why_rows)]
+    decisions = [
+        Decision("base", figures["base"], found.why_base),
+        Decision("rows", [file.name for file in files], why_rows),
+    ]
     return Plan(figures, decisions=decisions)

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import write_whole
+from easyllm.core.messages import term
 from easyllm.evaluate.measure import Loss
 from easyllm.evaluate.questions import Question
 
@@ -76,24 +77,21 @@ def write(scores: Scores, out: Path) -> None:
 
 def markdown(scores: Scores) -> str:
     """The report as a page: a table of figures, a table of answers."""
-    parts = ["# Evaluation", ""]
-    parts += _table(["", *_titles(scores)], _figures(scores))
-    if scores.questions:
-        parts += ["", "## Answers", "", *_table(["prompt", "expected", *_titles(scores)], _answers(scores))]
+    figures, *answers = _tables(scores, str)
+    parts = ["# Evaluation", "", *_lines(*figures)]
+    for table in answers:
+        parts += ["", "## Answers", "", *_lines(*table)]
     return "\n".join(parts) + "\n"
 
 
 def show(scores: Scores) -> None:
-    """The same two tables on stderr."""
+    """The same two tables on stderr, in the chosen language."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
-    tables = [(["", *_titles(scores)], _figures(scores))]
-    if scores.questions:
-        tables.append((["prompt", "expected", *_titles(scores)], _answers(scores)))
-    for titles, rows in tables:
+    for titles, rows in _tables(scores, term):
         table = Table(*titles, show_lines=len(titles) > 3)
         for row in rows:
             table.add_row(*[Text(_printable(cell)) for cell in row])  # as text: an answer may hold rich's brackets
@@ -105,8 +103,13 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
 
 
-def _titles(scores: Scores) -> list[str]:
-    return [f"{side} ({scores.names[side]})" for side in scores.sides]
+def _tables(scores: Scores, word: Callable[[str], str]) -> list[tuple[list[str], list[list[str]]]]:
+    """(titles, rows) of the figures, then of the answers if something was asked; ``word`` gives a name its language."""
+    sides = [f"{word(side)} ({scores.names[side]})" for side in scores.sides]
+    tables = [(["", *sides], [[word(name), *cells] for name, *cells in _figures(scores)])]
+    if scores.questions:
+        tables.append(([word("prompt"), word("expected"), *sides], _answers(scores)))
+    return tables
 
 
 def _figures(scores: Scores) -> list[list[str]]:
@@ -132,7 +135,7 @@ def _marked(answer: str, hit: bool | None) -> str:
     return answer if hit is None else f"{'✓' if hit else '✗'} {answer}"
 
 
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+def _lines(titles: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 

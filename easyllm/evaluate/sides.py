@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.inputs import Input
+from easyllm.core.messages import say
 from easyllm.core.models import recorded_base
 from easyllm.core.stage import Job
 from easyllm.evaluate.config import EvaluateConfig
@@ -31,7 +32,7 @@ def sides(job: Job[EvaluateConfig]) -> Sides:
     if "base" in records:
         below = recorded_base(records["base"], job.cache_dir, job.stage, "evaluate.model")
     is_adapter = tuned.manifest is not None and tuned.manifest.kind == "adapter"
-    base, why = job.inputs.get("base"), "named in the recipe"
+    base, why = job.inputs.get("base"), say("why_in_recipe")
     if base is None:
         base, why = below, _why(tuned, below)
     if is_adapter and below is not None:
@@ -41,22 +42,22 @@ def sides(job: Job[EvaluateConfig]) -> Sides:
 
 def _why(tuned: Input, below: Input | None) -> str:
     if below:
-        return "the model it was made from"
+        return say("why_made_from")
     if tuned.digest is None:
-        return "none is named; the model tells of its own once it is made"
-    return "none is named, and the model tells of none"
+        return say("why_base_later")
+    return say("why_no_base")
 
 
 def row_files(job: Job[EvaluateConfig]) -> tuple[tuple[Path, ...], str]:
     """(files of held-out rows, why those): the recipe's, else those that finetune held out, else none."""
     if "data" in job.inputs:
-        return job.inputs["data"].files, "named in the recipe"
+        return job.inputs["data"].files, say("why_in_recipe")
     tuned = job.inputs["model"]
     if tuned.manifest is None or tuned.path is None:
-        return (), "none are named"
+        return (), say("why_no_rows")
     if tuned.manifest.kind == "adapter":
         found = tuned.path / "held_out.jsonl"
     else:
         lineage = tuned.manifest.records.get("lineage", {})
         found = Path(lineage.get("adapter", "")) / (lineage.get("held_out") or "-")
-    return ((found,), "those that finetune held out") if found.is_file() else ((), "none are named or held out")
+    return ((found,), say("why_held_out")) if found.is_file() else ((), say("why_none_held_out"))

@@ -5,6 +5,7 @@ from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.conversations import read_conversations
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.finetune.checks import CHECKED_BYTES
 from easyllm.finetune.config import FinetuneConfig
@@ -17,7 +18,7 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     config = job.config
     header = read_header(job.inputs["base"].path) if job.ready("base") else None
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
-    decisions = [Decision("length", config.too_long, f"rows over {config.sequence_tokens} tokens are never cut")]
+    decisions = [Decision("length", config.too_long, say("why_never_cut", limit=config.sequence_tokens))]
     if header is None:
         return Plan(figures, decisions=decisions)
     linear = header.linear
@@ -25,7 +26,7 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     trained = config.lora.rank * sum(sum(header.shapes[f"{name}.weight"]) for name in chosen)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
     if config.lora.targets == "auto":
-        decisions.append(Decision("targets", last_names(linear), "auto: every linear layer but the output head"))
+        decisions.append(Decision("targets", last_names(linear), say("why_auto_targets")))
     # The adapter, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
     return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(config, header, trained))

@@ -8,6 +8,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.conversations import Conversation
 from easyllm.core.digest import of_value
 from easyllm.core.errors import refuse
+from easyllm.core.messages import say
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Split:
 
     @property
     def decision(self) -> Decision:
-        why = "the rows whose sha256 of (seed, words) is smallest; equal rows are never on both sides"
-        return Decision("held_out_rows", len(self.held_out), why)
+        return Decision("held_out_rows", len(self.held_out), say("why_split"))
 
 
 def split(rows: Sequence[Conversation], validation_rows: int, seed: int, files: Sequence[Path]) -> Split:

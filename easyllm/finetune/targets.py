@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
+from easyllm.core.messages import say
 from easyllm.finetune.checks import target_problems
 from easyllm.finetune.layers import last_names, unknown_targets
 
@@ -27,11 +28,10 @@ def choose(directory: Path, asked: str | list[str]) -> tuple[list[str], list[str
     """(target names, paths they adapt, the decision). Raises UserError TARGET-001."""
     linear = linear_layers(directory)
     if asked == "auto":
-        why = "auto: every linear layer of the model but its output head"
         names = last_names(linear)
-        return names, linear, Decision("targets", names, why)
+        return names, linear, Decision("targets", names, say("why_auto_targets"))
     problems = target_problems(list(asked), linear)
     if problems:
         raise UserError(*problems)
     paths = [path for path in linear if len(unknown_targets(asked, [path])) < len(asked)]
-    return list(asked), paths, Decision("targets", list(asked), "named in the recipe")
+    return list(asked), paths, Decision("targets", list(asked), say("why_in_recipe"))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.merge.config import MergeConfig
 
@@ -13,7 +14,7 @@ BYTES_PER_FP32 = 4
 def plan(job: Job[MergeConfig]) -> Plan:
     """Base, disk and memory where the adapter exists; its name otherwise."""
     adapter = job.inputs["adapter"]
-    decisions = [Decision("compute", "float32", "the merge is exact in fp32; it is saved in the base's precision")]
+    decisions = [Decision("compute", "float32", say("why_merge_fp32"))]
     if adapter.manifest is None:
         return Plan({"adapter": adapter.ref}, decisions=decisions)
     base = adapter.manifest.records["base"]

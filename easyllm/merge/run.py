@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.chat import end_token_ids, load_tokenizer, seal
 from easyllm.core.errors import failed
+from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
 from easyllm.core.parity import Parity, compare
 from easyllm.core.stage import Job, Result
@@ -129,8 +130,8 @@ def _result(
             "change_top1_agreement": change.top1_agreement,
         },
         decisions=[
-            Decision("dtype", str(dtype).removeprefix("torch."), "the base's own"),
-            Decision("end_token_ids", ends, "generation_config's eos and the template's turn end"),
+            Decision("dtype", str(dtype).removeprefix("torch."), say("why_base_dtype")),
+            Decision("end_token_ids", ends, say("why_end_tokens")),
         ],
         records={"base": records["base"], "template": records["template"], "parity": report, "lineage": lineage},
     )

@@ -6,6 +6,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan
@@ -15,7 +16,6 @@ from easyllm.pretrain.config import PretrainConfig
 RANK_PROGRAM = "easyllm.pretrain.train"
 JOB_FILE = "job.json"
 FLOAT_BYTES = 4
-UNKNOWN = "known once the corpus is made"
 PROCESS_BYTES = 450_000_000
 """What Python, torch and Megatron take in each rank before there is a model (measured resident set)."""
 ACTIVATIONS_PER_LAYER = 40
@@ -54,16 +54,17 @@ def _figures(
 ) -> dict[str, Any]:
     per_step = config.batch.global_samples * config.sequence_tokens
     trained = per_step * config.steps
+    unknown = say("after_corpus")
     return {
-        "parameters": a.parameters() if known else f"{a.parameters():,} + vocabulary, {UNKNOWN}",
-        "vocabulary, rows": a.tokenizer_size if known else UNKNOWN,
-        "padded vocabulary, rows": a.padded_vocabulary if known else UNKNOWN,
-        "corpus, tokens": corpus_tokens if corpus_tokens is not None else UNKNOWN,
+        "parameters": a.parameters() if known else say("and_vocabulary", parameters=a.parameters()),
+        "vocabulary, rows": a.tokenizer_size if known else unknown,
+        "padded vocabulary, rows": a.padded_vocabulary if known else unknown,
+        "corpus, tokens": corpus_tokens if corpus_tokens is not None else unknown,
         "steps": config.steps,
         "samples": config.steps * config.batch.global_samples,
         "tokens to train on": trained,
         "tokens per step": per_step,
-        "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else UNKNOWN,
+        "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else unknown,
         "ranks": config.ranks,
         "data parallel ranks": batch.data_parallel,
         "micro batches per step and rank": batch.micro_batches,
@@ -87,14 +88,19 @@ def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan) -> list
     return [
         Decision(
             "padded vocabulary",
-            a.padded_vocabulary or UNKNOWN,
-            f"a multiple of 128 x tensor parallel {config.parallel.tensor} = {unit}; fixed for the model's life",
+            a.padded_vocabulary or say("after_corpus"),
+            say("why_padded", multiple=VOCABULARY_MULTIPLE, tensor=config.parallel.tensor, unit=unit),
         ),
         Decision(
             "micro batches",
             batch.micro_batches,
-            f"{config.batch.global_samples} samples / ({config.batch.micro_samples} x {batch.data_parallel})",
+            say(
+                "why_micro_batches",
+                samples=config.batch.global_samples,
+                micro=config.batch.micro_samples,
+                ranks=batch.data_parallel,
+            ),
         ),
-        Decision("corpus split", "all for training", "held-out text is the evaluate stage's own input"),
-        Decision("dtype", a.dtype, "fp32 weights, gradients and optimizer on every device in this version"),
+        Decision("corpus split", say("all_for_training"), say("why_no_split")),
+        Decision("dtype", a.dtype, say("why_pretrain_fp32")),
     ]

@@ -53,7 +53,7 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
     if device == "cuda" and found < job.config.ranks:
         raise refuse("PRETRAIN-005", stage=job.stage, key="pretrain.ranks", ranks=job.config.ranks, found=found)
     if device == "cpu":
-        why += "; Megatron-Core runs over gloo with its CUDA calls answered by the CPU"
+        why = say("why_gloo", why=why)
     note(say("ranks_on", ranks=job.config.ranks, device=device, why=why))
     return device, Decision("device", device, why)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import Problem, problem
+from easyllm.core.messages import say
 from easyllm.serve.config import ServeConfig
 
 DEFAULT_TOTAL_TOKENS = 2048
@@ -45,12 +46,12 @@ def model_positions(config: dict[str, Any]) -> int | None:
 def choose_limits(config: ServeConfig, positions: int | None) -> tuple[Limits, Decision]:
     """The limits of a model with ``positions``, and why."""
     if config.max_total_tokens:
-        total, why = config.max_total_tokens, "set in the recipe"
+        total, why = config.max_total_tokens, say("why_in_recipe")
     elif positions and positions <= DEFAULT_TOTAL_TOKENS:
-        total, why = positions, "the model's own limit"
+        total, why = positions, say("why_model_limit")
     else:
-        whose = f"the model itself allows {positions}" if positions else "or the model's own limit where that is lower"
-        total, why = DEFAULT_TOTAL_TOKENS, f"the default; {whose}"
+        total = DEFAULT_TOTAL_TOKENS
+        why = say("why_default_limit", positions=positions) if positions else say("why_limit_open")
     limits = Limits(total, config.max_input_tokens or total - 1, config.max_concurrent_requests)
     return limits, Decision("max_total_tokens", total, why)
 

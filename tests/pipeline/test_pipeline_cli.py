@@ -76,7 +76,7 @@ def test_plan_shows_figures_commands_and_reasons_before_anything_exists(easyllm,
     assert all(not row["fresh"] for row in stages.values())
     assert any("torch.distributed.run" in command for command in stages["pretrain"]["commands"])
     text = easyllm("plan", tiny, "pretrain").stdout
-    assert text.startswith("pretrain: would run, for never made")
+    assert text.startswith("pretrain: would run (never made)")
     assert not (tmp_path / "runs" / "tiny").exists()
 
 

@@ -13,6 +13,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.messages import say
 
 ACTIVATIONS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
@@ -55,10 +56,10 @@ def transformer_config(a: Architecture, device: torch.device, tensor: int) -> Tr
 def choose_layers(device: torch.device) -> tuple[str, str]:
     """``transformer_engine`` or ``local`` (Megatron's own torch layers), and why."""
     if device.type == "cpu":
-        return "local", "there is no GPU, and Transformer Engine has CUDA kernels only"
+        return "local", say("why_local_layers")
     if importlib.util.find_spec("transformer_engine"):
-        return "transformer_engine", "it is installed and there is a GPU"
-    return "local", "Transformer Engine is not installed"
+        return "transformer_engine", say("why_engine_layers")
+    return "local", say("why_no_engine_layers")
 
 
 def build_model(a: Architecture, device: torch.device, tensor: int) -> GPTModel:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from easyllm.core.megatron import cpu
+from easyllm.core.messages import say
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +20,11 @@ def choose_device(asked: str) -> tuple[str, int, str]:
     import torch
 
     if asked == "cpu":
-        return "cpu", 0, "the recipe asks for the CPU"
+        return "cpu", 0, say("why_cpu_asked")
     if cpu.needed():
-        return "cpu", 0, "torch sees no CUDA device"
+        return "cpu", 0, say("why_no_cuda")
     found = torch.cuda.device_count()
-    return "cuda", found, f"torch sees {found} CUDA devices"
+    return "cuda", found, say("why_cuda", found=found)
 
 
 def rank_device(kind: str) -> "torch.device":
