@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ class Digests:
         return of_value(rows)
 
     def save(self) -> None:
-        """Keep what was learned; harmless to lose."""
-        if self._changed:
+        """Keep what was learned. Where the runs' folder cannot be written nothing is kept: it costs a re-read."""
+        if not self._changed:
+            return
+        beside = self._store.with_name(f"{self._store.name}.{os.getpid()}")
+        with suppress(OSError):
             self._store.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._store.with_name(f"{self._store.name}.{os.getpid()}")
             beside.write_text(json.dumps(self._known), "utf-8")
             os.replace(beside, self._store)
             self._changed = False

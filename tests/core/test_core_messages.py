@@ -1,15 +1,14 @@
 """One catalogue in two languages, and every code of it is raised by a broken recipe or a named test."""
 
+import json
 import re
 import string
 from pathlib import Path
 
 import pytest
 
-from easyllm.core.errors import UserError
-from easyllm.core.messages import catalogue, choose_language
-from easyllm.pipeline import check, open_project
-from easyllm.recipes import shipped
+from easyllm import cli
+from easyllm.core.messages import catalogue
 
 TESTS = Path(__file__).parent.parent
 BROKEN = sorted((TESTS / "broken").glob("*.yaml"))
@@ -57,20 +56,17 @@ def test_every_code_has_a_broken_recipe_or_a_test_that_names_it() -> None:
 @pytest.mark.parametrize("path", [p for p in BROKEN if not seen_by_run(p)], ids=lambda p: p.stem)
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_check_finds_the_mistake_of_every_broken_recipe(
-    path: Path, language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    path: Path, language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    choose_language(language)
-    try:
-        project = open_project(shipped.find(str(path)))
-        problems = check(project, project.stages)
-    except UserError as error:
-        problems = list(error.problems)
-    finally:
-        text = [str(entry) for entry in locals().get("problems", [])]
-        choose_language("en")
-    assert path.stem in {entry.code for entry in problems}, text
+    monkeypatch.setenv("EASYLLM_LANG", "en")  # --lang sets it; monkeypatch puts it back
+    monkeypatch.setattr("sys.argv", ["easyllm", "--lang", language, "check", str(path), "--json"])
+    assert cli.main() == 2
+    problems = json.loads(capsys.readouterr().out)["errors"]
+    assert path.stem in {entry["code"] for entry in problems}, problems
     for entry in problems:
-        assert entry.what
-        assert entry.fix
-        assert not re.search(r"\{\w*\}", entry.what + entry.fix), text  # a number that was not filled in
+        text = entry["message"] + entry["fix"]
+        assert entry["message"]
+        assert entry["fix"]
+        assert not re.search(r"\{\w*\}", text)  # a number that was not filled in
+        assert bool(re.search(r"[\u4e00-\u9fff]", text)) == (language == "zh")
