@@ -37,17 +37,17 @@ def main() -> None:
     python = find_python(pins["PYTHON_VERSIONS"].split())
     say(f"easyllm sets up {os.path.relpath(VENV)} with {python}")
     make_venv(python)
+    packages = dict(python_pins(pins))
     constraints = os.path.join(VENV, "constraints.txt")
-    packages = {name: version for name, version in python_pins(pins) if name not in NO_DEPENDENCIES}
     with open(constraints, "w") as file:
-        file.writelines(f"{name}=={version}\n" for name, version in sorted(packages.items()))
+        file.write(constraints_text(pins))
     pip("install", "pip==" + packages["pip"], "setuptools==" + packages["setuptools"])
     install_torch(packages["torch"])
     told = ", ".join("{} {}".format(name, packages[name]) for name in TOLD)
-    say("installing {} pinned packages, 1.6 GB on disk with a CPU torch; among them {}".format(len(packages), told))
+    say(f"installing the pinned packages, 1.6 GB on disk with a CPU torch; among them {told}")
     pip("install", "--no-build-isolation", "-c", constraints, "-e", ROOT + "[train,serve,dev]")
     for name in NO_DEPENDENCIES:
-        pip("install", "--no-deps", name + "==" + dict(python_pins(pins))[name])
+        pip("install", "--no-deps", name + "==" + packages[name])
     say("proving that everything imports (the first time takes a while)")
     run([venv_python(), "-W", "ignore", "-c", PROVE])
     with open(STAMP, "w") as file:
@@ -64,6 +64,12 @@ def read_pins(path: str) -> "dict[str, str]":
 def python_pins(pins: "dict[str, str]") -> "list[tuple[str, str]]":
     """[(package, version)]: PY_HUGGINGFACE_HUB=2.4.0 -> ("huggingface-hub", "2.4.0")."""
     return [(n[3:].lower().replace("_", "-"), v) for n, v in pins.items() if n.startswith("PY_")]
+
+
+def constraints_text(pins: "dict[str, str]") -> str:
+    """pip's constraints file: one line a package, but for those that are installed without their dependencies."""
+    packages = sorted((name, version) for name, version in python_pins(pins) if name not in NO_DEPENDENCIES)
+    return "".join(f"{name}=={version}\n" for name, version in packages)
 
 
 def find_python(wanted: "list[str]") -> str:
@@ -207,4 +213,7 @@ def stop(what: str, fix: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["constraints"]:  # what the images are installed under
+        sys.stdout.write(constraints_text(read_pins(PINS)))
+    else:
+        main()
