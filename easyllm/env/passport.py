@@ -69,9 +69,11 @@ def _wheel_faults(passport: Passport) -> Iterable[str]:
 
 
 def _package_faults(passport: Passport) -> Iterable[str]:
-    for name, pinned in passport["pins"].items():
-        here = passport["packages"].get(name)
-        if here and here.split("+")[0] != pinned:
+    for name, here in passport["packages"].items():
+        pinned = passport["pins"].get(name)
+        if pinned is None and name not in passport["wheels"]:
+            yield f"{name} {here} is installed and has no pin in docker/versions.env"
+        elif pinned is not None and here.split("+")[0] != pinned:
             yield f"{name} is {here}, pinned is {pinned}"
 
 
@@ -82,7 +84,7 @@ def collect(target: str, variant: str, **stated: Any) -> Passport:
     from easyllm.env.bootstrap import PINS, python_pins, read_pins
 
     pins = dict(python_pins(read_pins(PINS)))
-    packages = {name: version for name in pins if (version := _version(name))}
+    packages = installed()
     return {
         "schema": SCHEMA,
         "image": f"easyllm-{target}:{variant}",
@@ -97,7 +99,7 @@ def collect(target: str, variant: str, **stated: Any) -> Passport:
         "cxx11_abi": torch.compiled_with_cxx11_abi(),
         "wheels": {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(WHEELS.glob("*.json"))},
         "packages": packages,
-        "pins": {name: pins[name] for name in packages},
+        "pins": {name: pins[name] for name in packages if name in pins},
     }
 
 
@@ -132,11 +134,11 @@ def import_faults(modules: Iterable[str]) -> list[str]:
     return found
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def installed() -> dict[str, str]:
+    """{package: version} of everything here but ourselves and what torch pins for itself (CUDA's libraries)."""
+    names = {dist.name.lower().replace("_", "-").replace(".", "-"): dist.version for dist in metadata.distributions()}
+    torch_pins_them = ("nvidia", "cuda", "triton", "easyllm")
+    return {name: names[name] for name in sorted(names) if not name.startswith(torch_pins_them)}
 
 
 def write(arguments: argparse.Namespace) -> int:

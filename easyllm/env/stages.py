@@ -41,6 +41,7 @@ def read_stages(settings: "dict[str, str]") -> "dict[str, Stage]":
         body = "\n".join(lines[1:])
         takes = re.findall(r"from=([\w-]+)", body)
         copied = re.findall(r"^COPY (?!--from)(.+) \S+$", body, flags=re.MULTILINE)
+        copied += re.findall(r"type=bind,source=([^,\s]+)", body)
         stages[first.group(2)] = Stage(
             base=base,
             text=body,
