@@ -17,6 +17,7 @@ from easyllm import __version__
 from easyllm.core.messages import LANGUAGES, choose_language, say
 
 RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls)."
+SERVE_HELP = "A recipe; or a model's directory; or a folder of runs: the newest merged model in it."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
@@ -96,19 +97,29 @@ _stage_verb("evaluate", "Held-out loss, perplexity and answers side by side.")
 
 
 @app.command("serve", cls=StageCommand)
-def serve_verb(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def serve_verb(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FOLDER", help=SERVE_HELP)], overrides: Overrides = None
+) -> None:
     """Serve the model until Ctrl-C: OpenAI and text-generation-inference routes."""
-    from easyllm import pipeline
-    from easyllm.core.errors import UserError
     from easyllm.serve.run import serve_forever
 
+    serve_forever(_serve_job(recipe, overrides))
+
+
+def _serve_job(recipe: str, overrides: Sequence[str] | None) -> Any:
+    from easyllm import pipeline
+    from easyllm.core.errors import UserError
+    from easyllm.serve.folder import folder_job
+
+    if Path(recipe).expanduser().is_dir():
+        return folder_job(Path(recipe), overrides or ())
     project = _open(recipe, overrides)
     problems = pipeline.check(project, pipeline.choose(project, "serve", "serve"))
     job = pipeline.make_job(project, "serve")
     problems = problems or pipeline.not_ready(job)
     if problems:
         raise UserError(*problems)
-    serve_forever(job)
+    return job
 
 
 @app.command("check")

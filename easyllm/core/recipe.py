@@ -35,9 +35,14 @@ class Source:
 def load(path: Path, overrides: list[str], model: type[R]) -> tuple[R, Source]:
     """Read, override and validate. Raises UserError with every problem found."""
     data, source = read(path)
+    return fill(data, source, overrides, model), source
+
+
+def fill(data: dict[str, Any], source: Source, overrides: list[str], model: type[R]) -> R:
+    """``data`` with its overrides, validated. Raises UserError with every problem found."""
     for override in overrides:
         _override(data, source, override)
-    return validate(data, source, model), source
+    return validate(data, source, model)
 
 
 def read(path: Path) -> tuple[dict[str, Any], Source]:

@@ -1,0 +1,94 @@
+"""Serving without a recipe: a model's directory, or a folder of runs, whose newest merged model is meant.
+
+Nothing is written, there or elsewhere: in a container the folder is mounted read-only and the user is anyone.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from easyllm.core import recipe as recipes
+from easyllm.core.artifact import MANIFEST, Manifest, read_manifest
+from easyllm.core.digest import of_value
+from easyllm.core.errors import UserError, problem, refuse
+from easyllm.core.inputs import Input
+from easyllm.core.messages import say
+from easyllm.core.progress import note
+from easyllm.core.section import Section
+from easyllm.core.stage import Job
+from easyllm.serve.checks import check
+from easyllm.serve.config import ServeConfig
+
+
+class Deployment(Section):
+    """What a recipe comes to when only a folder is given."""
+
+    serve: ServeConfig
+
+
+def folder_job(folder: Path, overrides: Sequence[str]) -> Job[ServeConfig]:
+    """The job that serves ``folder``, with ``serve.key=value`` overrides. Raises UserError for all that can be known.
+
+    The model's id is the recipe that made it, else the folder's name.
+    """
+    with readable(folder):
+        model, manifest = find_model(folder)
+        for file in model.iterdir():
+            if file.is_file():
+                file.open("rb").close()  # before minutes go by: weights are often written for their owner alone
+    source = recipes.Source(folder, {})
+    data = {"serve": {"model": str(model)}}
+    config = recipes.fill(data, source, list(overrides), Deployment).serve
+    if config.model != str(model):
+        told = {"value": config.model, "detail": say("serve_folder_is_model")}
+        raise refuse("RECIPE-006", stage="serve", key="serve.model", file="command line", **told)
+    # An artifact vouches for itself; other weights are not hashed, for nothing here compares them.
+    digest = manifest.digest if manifest else of_value(str(model))
+    found = Input("model", str(model), "model", path=model, manifest=manifest, digest=digest)
+    name = manifest.recipe if manifest else model.name
+    # No place to write is needed: what may land in the cache (.gguf, hub ids) is never a folder.
+    job = Job("serve", config, {"model": found}, 0, name, run_dir=model, cache_dir=model, out=model)
+    problems = check(job)
+    if problems:
+        raise UserError(*problems)
+    return job
+
+
+def find_model(folder: Path) -> tuple[Path, Manifest | None]:
+    """The model that ``folder`` is, or the newest that merge has published in ``folder`` or one folder below."""
+    folder = folder.expanduser().absolute()
+    manifest = manifest_of(folder)
+    if manifest and manifest.kind != "model":
+        raise refuse("INPUT-004", stage="serve", key="serve.model", ref=str(folder), kind=manifest.kind, wanted="model")
+    if manifest or (folder / "config.json").is_file():
+        return folder, manifest
+    runs = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
+    found = [(made, run / "merge") for run in runs if (made := manifest_of(run / "merge")) and made.kind == "model"]
+    if not found:
+        raise refuse("SERVE-020", stage="serve", path=str(folder))
+    manifest, model = max(found, key=lambda pair: pair[0].ended)
+    if len(found) > 1:
+        note(say("serve_newest", path=model, count=len(found), ended=manifest.ended))
+    return model, manifest
+
+
+def manifest_of(directory: Path) -> Manifest | None:
+    """Its manifest, None where it has none. Raises UserError SERVE-022 where that file is something else."""
+    try:
+        return read_manifest(directory)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+        raise refuse("SERVE-022", stage="serve", path=str(directory / MANIFEST), reason=reason) from error
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """What this user may not read is told as SERVE-021: in a container he is seldom the one who made it."""
+    try:
+        yield
+    except PermissionError as error:
+        path: Any = error.filename or folder
+        entry = problem("SERVE-021", stage="serve", path=str(path), reason=error.strerror, uid=os.geteuid())
+        raise UserError(entry) from error
