@@ -184,15 +184,3 @@ def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:
             return torch.bfloat16, say("why_native_bf16")
         return torch.float16, say("why_no_bf16")
     return torch.float32, say("why_cpu_fp32")
-
-
-def cpu_flags() -> set[str]:
-    """Instruction-set flags of this CPU as Linux names them; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return set()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()

@@ -6,8 +6,8 @@ from rich.cells import set_cell_size
 
 from easyllm.core.freshness import State
 from easyllm.core.messages import say, term
+from easyllm.core.sizes import human_bytes
 from easyllm.core.stage import Plan
-from easyllm.core.workplace import human_bytes
 
 
 def run_document(rows: list[Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from easyllm.core.digest import of_value
 from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.freshness import config_of, fingerprint
 from easyllm.core.memory import peak_memory
+from easyllm.core.sizes import human_bytes
 from easyllm.core.stage import Job, Plan, Result
 
 REQUEST = ".request"
@@ -57,14 +58,6 @@ def room_for(stage: str, plan: Plan, run_dir: Path) -> list[Problem]:
         return []
     needed = human_bytes(plan.disk_bytes)
     return [problem("RUN-003", stage=stage, key=stage, needed=needed, free=human_bytes(free), path=str(run_dir))]
-
-
-def human_bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.0f} PB"
 
 
 @contextmanager

@@ -31,6 +31,8 @@ TARGETS = ("train", "serving")
 CACHE = "easyllm-build"
 GB_A_JOB = 3
 """Memory that one compiler process of a CUDA extension may take; 2.1 GB were measured for apex."""
+OLDEST_ENGINE = 25
+"""The first Docker whose own Dockerfile frontend takes a git commit in ADD."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 # The stages that are kept, in the order they are built, and the pins a reader wants to see beside them.
 STEPS = (
@@ -353,7 +355,7 @@ def ask_engine() -> str:
     version = ask(["docker", "version", "--format", "{{.Server.Version}}"])
     if not version:
         bootstrap.stop(text("no_engine"), text("no_engine_fix"))
-    if int(version.split(".")[0]) < 23:
+    if int(version.split(".")[0]) < OLDEST_ENGINE:
         bootstrap.stop(text("old_engine", version=version), text("no_docker_fix"))
     if not ask(["docker", "buildx", "version"]):
         bootstrap.stop(text("no_buildx"), text("no_buildx_fix"))
