@@ -40,7 +40,8 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 
 async def on_failed(request: Request, error: Exception) -> Response:
-    return tell(request, Refused(500, str(error)))
+    assert isinstance(error, EngineFailed)
+    return tell(request, Refused(error.status, str(error)))
 
 
 async def on_gone(request: Request, error: Exception) -> Response:

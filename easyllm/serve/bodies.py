@@ -9,6 +9,7 @@ from easyllm.serve.refusals import invalid
 MOST_STOPS = 4
 Neutral = Literal[False] | None
 Stop = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
 
 
 class Body(BaseModel):
@@ -80,11 +81,20 @@ class ChatBody(OpenAIBody):
 
 
 class CompletionBody(OpenAIBody):
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    """A text, or token ids as they are."""
     echo: Neutral = None
-    logprobs: None = None
+    logprobs: Literal[0] | None = None
+    """0: the log-probability of each token that was chosen, and of no other."""
     suffix: None = None
     best_of: Literal[1] | None = None
+    return_token_ids: bool | None = None
+    """vLLM's: the ids of the prompt and of the answer beside the text."""
+    ignore_eos: bool | None = None
+    stop_token_ids: list[TokenId] | None = None
+    """vLLM's, like ignore_eos; together they must name the end tokens that the model has anyway."""
+    min_p: Annotated[float, Field(ge=0, le=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
 
 
 class TgiParameters(Body):

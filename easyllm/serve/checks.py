@@ -1,7 +1,9 @@
 """What must hold before a model is served: free port, sane limits, chat template, end token. No torch."""
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
@@ -12,7 +14,7 @@ from easyllm.serve.limits import limit_problems, model_positions, read_json
 
 def check(job: Job[ServeConfig]) -> list[Problem]:
     """Every problem that can be seen in the recipe and in the model's own JSON files."""
-    found = port_problems(job.config.host, job.config.port)
+    found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
     if directory is None or not directory.is_dir():
@@ -31,6 +33,38 @@ def port_problems(host: str, port: int) -> list[Problem]:
             return []
         return list(error.problems)
     return []
+
+
+def remote_problems(config: ServeConfig) -> list[Problem]:
+    """SERVE-030 to SERVE-033. Whether the server answers is asked when it is needed: it may start later than we."""
+    if config.engine == "embedded":
+        unused = [name for name in ("remote", "remote_key_variable") if getattr(config, name) is not None]
+        return [problem("SERVE-032", stage="serve", key=f"serve.{name}", name=name) for name in unused]
+    found = []
+    if config.remote is None:
+        found.append(problem("SERVE-030", stage="serve", key="serve.engine"))
+    elif not is_base_address(config.remote):
+        found.append(problem("SERVE-031", stage="serve", key="serve.remote", asked=without_password(config.remote)))
+    variable = config.remote_key_variable
+    if variable and not os.environ.get(variable, "").strip():
+        found.append(problem("SERVE-033", stage="serve", key="serve.remote_key_variable", variable=variable))
+    return found
+
+
+def is_base_address(url: str) -> bool:
+    """Whether ``url`` is http(s)://host[:port]/[path/]v1 and nothing more; a password has no place in it."""
+    try:
+        parts = urlsplit(url)
+        web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that does not close
+        return False
+    more = parts.query or parts.fragment or "@" in parts.netloc
+    return web and not more and parts.path.rstrip("/").endswith("/v1")
+
+
+def without_password(url: str) -> str:
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://***@{after}" if at else url
 
 
 def model_problems(directory: Path) -> list[Problem]:

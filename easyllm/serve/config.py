@@ -1,6 +1,6 @@
 """What can be asked of ``serve``."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,12 @@ class ServeConfig(Section):
 
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage's artifact, a directory, a .gguf file, hf:org/name or package:NAME."""
+    engine: Literal["embedded", "remote"] = "embedded"
+    """Who generates: this process with transformers, or a server such as vLLM that stands behind our API."""
+    remote: str | None = None
+    """Engine remote: base address of an OpenAI-compatible server of the same model, such as http://vllm:8000/v1."""
+    remote_key_variable: Annotated[str, Field(min_length=1)] | None = None
+    """Engine remote: name of the environment variable that holds that server's API key; unset: it needs none."""
     name: Annotated[str, Field(min_length=1)] | None = None
     """Model id in /v1/models; unset: the recipe's name. ``tgi`` and ``dummy`` always mean it too."""
     host: str = "127.0.0.1"

@@ -10,7 +10,21 @@ Finish = Literal["length", "eos_token", "stop_sequence"]
 
 
 class EngineFailed(StageFailed):
-    """The engine lost a request, or has died."""
+    """The engine lost a request, or has died; ``status`` is the HTTP status that tells a client what to make of it."""
+
+    def __init__(self, what: str, status: int = 500) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The server that generates for the remote engine."""
+
+    url: str
+    """Base address of its OpenAI API, ending in /v1."""
+    key_variable: str | None = None
+    """The environment variable that holds its API key. The key itself is kept out of settings, and so of any log."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,9 @@ class Engine(Protocol):
     """What a server needs of whatever runs the model: token ids in, token ids out."""
 
     @property
-    def alive(self) -> bool: ...
+    def trouble(self) -> str | None:
+        """Why it cannot answer now; None when it can."""
+        ...
 
     @property
     def running(self) -> int:
@@ -110,8 +126,9 @@ class Loaded:
 
     voice: Voice
     model: Any
+    """The weights; None where a remote server has them, and then dtype and device are its own affair."""
     ends: list[int]
-    dtype: str
-    device: str
+    dtype: str | None
+    device: str | None
     default: Sampling
     """What generation_config.json says of sampling; the OpenAI routes use it where a request says nothing."""

@@ -1,6 +1,7 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,16 +36,13 @@ class Desk:
         """Requests being answered now."""
 
     @property
-    def healthy(self) -> bool:
-        return self.loaded is not None and self.loaded.voice.engine.alive
-
-    @property
     def model(self) -> Loaded:
-        """The loaded model; refused with 503 while it is not there, or when its engine has died."""
+        """The loaded model; refused with 503 while it is not there, or while its engine cannot answer."""
         if self.loaded is None:
             raise Refused(503, "the model is still loading")
-        if not self.loaded.voice.engine.alive:
-            raise Refused(503, "the engine has died; restart the server")
+        trouble = self.loaded.voice.engine.trouble
+        if trouble:
+            raise Refused(503, trouble)
         return self.loaded
 
     async def read(self, request: Request, kind: type[B]) -> B:
@@ -66,6 +64,13 @@ class Desk:
     def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
         ids: list[int] = self.model.voice.tokenizer.encode(text)
         return ids[-keep_last:] if keep_last else ids
+
+    def prompt_of_ids(self, ids: list[int]) -> list[int]:
+        """The ids as they are; one that the vocabulary lacks would break the engine for everybody."""
+        known = len(self.model.voice.tokenizer)
+        if max(ids) >= known:
+            raise invalid(f"`prompt` has the token id {max(ids)}; the vocabulary ends at {known - 1}", "prompt")
+        return ids
 
     def room(self, ids: list[int], asked: int | None, default: int | None) -> int:
         """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit."""
@@ -102,9 +107,34 @@ class Desk:
         finally:
             self.leave()
 
-    def stream(
-        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]]
+    async def stream(
+        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]], request: Request
     ) -> EventStream:
-        """The answer as events that ``say`` makes of its pieces. 429 comes before it, as a status."""
+        """The answer as events that ``say`` makes of its pieces.
+
+        The first token is awaited here: until it is there, 429 and whatever the engine says against the request
+        still come as a status, which clients know how to handle, and not inside a stream that began with 200.
+        """
         self.enter()
-        return EventStream(say(self.model.voice.answer(ask)), self.leave)
+        pieces = self.model.voice.answer(ask)
+
+        async def done() -> None:
+            await pieces.aclose()
+            self.leave()
+
+        async def begin() -> Piece:
+            return await anext(pieces)
+
+        try:
+            first = await while_connected(begin(), request.receive)
+        except BaseException:
+            await done()
+            raise
+        return EventStream(say(_going_on(first, pieces)), done)
+
+
+async def _going_on(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece

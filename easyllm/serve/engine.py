@@ -12,6 +12,7 @@ from easyllm.core.errors import failed
 from easyllm.serve.contract import Engine, EngineFailed, Sampling, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
 from easyllm.serve.sampling import PerRequestSampler, install, new_slot
+from easyllm.serve.words import WARM_UP_TOKENS
 
 PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
@@ -43,8 +44,9 @@ class ContinuousBatching:
         self._manager.start()
 
     @property
-    def alive(self) -> bool:
-        return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
+    def trouble(self) -> str | None:
+        alive = self._manager.is_running() and self._manager.background_thread_status.fatal_error is None
+        return None if alive else "the engine has died; restart the server"
 
     async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
         number = next(self._numbers)
@@ -117,8 +119,8 @@ def require_same_words(engine: Engine, model: Any, prompts: list[list[int]], end
     an architecture that continuous batching reads wrongly must not be served in silence.
     """
     for ids in prompts:
-        mine = greedy_tokens(engine, ids, 8)
+        mine = greedy_tokens(engine, ids, WARM_UP_TOKENS)
         if model.dtype == torch.float32:
-            reference = greedy_reference(model, ids, 8, ends)
+            reference = greedy_reference(model, ids, WARM_UP_TOKENS, ends)
             if mine != reference:
                 raise failed("SERVE-013", stage="serve", mine=mine, reference=reference, tokens=len(ids))

@@ -59,9 +59,14 @@ class OpenAIRoutes:
     async def completions(self, request: Request) -> Response:
         body = await self.desk.read(request, CompletionBody)
         self.require_model(body.model)
+        self.require_own_ends(body)
+        if isinstance(body.prompt, str):
+            ids = self.desk.prompt_of_text(body.prompt)
+        else:
+            ids = self.desk.prompt_of_ids(body.prompt)
         # OpenAI's default of 16 new tokens: a completion has no turn end to stop at.
-        ask = self.ask(body, self.desk.prompt_of_text(body.prompt), body.max_tokens, default=16)
-        return await self.reply(body, ask, CompletionWords(self.desk.about.name), request)
+        ask = self.ask(body, ids, body.max_tokens, default=16)
+        return await self.reply(body, ask, CompletionWords(self.desk.about.name, body, ids), request)
 
     async def reply(self, body: OpenAIBody, ask: Ask, words: "Words", request: Request) -> Response:
         if body.stream_options and not body.stream:
@@ -69,7 +74,7 @@ class OpenAIRoutes:
         if not body.stream:
             return JSONResponse(words.whole(await self.desk.whole(ask, request), ask))
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return self.desk.stream(ask, lambda pieces: words.stream(pieces, ask, with_usage))
+        return await self.desk.stream(ask, lambda pieces: words.stream(pieces, ask, with_usage), request)
 
     def require_model(self, name: str | None) -> None:
         """No name means the one model there is; a wrong one is never answered by another model."""
@@ -81,6 +86,14 @@ class OpenAIRoutes:
                 "model",
                 "model_not_found",
             )
+
+    def require_own_ends(self, body: CompletionBody) -> None:
+        """An answer ends where the model's answers end; a request may say so, and may not say otherwise."""
+        own = set(self.desk.model.ends)
+        asked = set(body.stop_token_ids or ()) | (set() if body.ignore_eos else own)
+        if asked != own:
+            field = "stop_token_ids" if body.stop_token_ids else "ignore_eos"
+            raise invalid(f"`{field}`: this server ends an answer at the token ids {sorted(own)} and no others", field)
 
     def ask(self, body: OpenAIBody, ids: list[int], asked: int | None, default: int | None = None) -> Ask:
         """The checked request. Absent sampling settings are those of the model's generation_config."""
@@ -102,12 +115,16 @@ class Words:
     def __init__(self, model: str) -> None:
         self.base = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def choice(self, text: str) -> dict[str, Any]:
+    def choice(self, answer: Whole) -> dict[str, Any]:
         raise NotImplementedError
 
-    def delta(self, text: str | None) -> dict[str, Any]:
+    def delta(self, piece: Piece | None) -> dict[str, Any]:
         """Of a chunk; None makes the last one, which has no text."""
         raise NotImplementedError
+
+    def worth_telling(self, piece: Piece) -> bool:
+        """Whether a piece makes a chunk: one without text usually says nothing."""
+        return bool(piece.text)
 
     def opening(self) -> dict[str, Any] | None:
         """A first delta before any text, or None."""
@@ -116,8 +133,8 @@ class Words:
     def whole(self, answer: Whole, ask: Ask) -> dict[str, Any]:
         choice = {
             "index": 0,
-            **self.choice(answer.text),
             "logprobs": None,
+            **self.choice(answer),
             "finish_reason": FINISH[answer.finish],
         }
         counted = usage(ask, len(answer.pieces))
@@ -136,10 +153,10 @@ class Words:
                 async for piece in pieces:
                     count += 1
                     finish = piece.finish
-                    if piece.text:
-                        yield event(self.chunk(self.delta(piece.text), None, extra))
+                    if self.worth_telling(piece):
+                        yield event(self.chunk(self.delta(piece), None, extra))
         except EngineFailed as error:
-            yield event(openai_body(Refused(500, str(error))))
+            yield event(openai_body(Refused(error.status, str(error))))
             return
         yield event(self.chunk(self.delta(None), FINISH[str(finish)], extra))
         if with_usage:
@@ -147,18 +164,18 @@ class Words:
         yield event("[DONE]")
 
     def chunk(self, delta: dict[str, Any], finish: str | None, extra: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": finish}
+        choice = {"index": 0, "logprobs": None, **delta, "finish_reason": finish}
         return {**self.base, "object": self.object_chunk, "choices": [choice], **extra}
 
 
 class ChatWords(Words):
     prefix, object_whole, object_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+    def choice(self, answer: Whole) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": answer.text}}
 
-    def delta(self, text: str | None) -> dict[str, Any]:
-        return {"delta": {} if text is None else {"content": text}}
+    def delta(self, piece: Piece | None) -> dict[str, Any]:
+        return {"delta": {} if piece is None else {"content": piece.text}}
 
     def opening(self) -> dict[str, Any] | None:
         return {"delta": {"role": "assistant", "content": ""}}
@@ -167,11 +184,45 @@ class ChatWords(Words):
 class CompletionWords(Words):
     prefix, object_whole, object_chunk = "cmpl", "text_completion", "text_completion"
 
-    def choice(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def __init__(self, model: str, body: CompletionBody, prompt: list[int]) -> None:
+        super().__init__(model)
+        self._with_logprobs = body.logprobs is not None
+        self._with_ids = bool(body.return_token_ids)
+        self._prompt: list[int] | None = prompt
+        """Told once, with the first token."""
+        self._told = 0
+        """Characters told so far."""
 
-    def delta(self, text: str | None) -> dict[str, Any]:
-        return {"text": text or ""}
+    def choice(self, answer: Whole) -> dict[str, Any]:
+        return {"text": answer.text, **self._details(answer.pieces)}
+
+    def delta(self, piece: Piece | None) -> dict[str, Any]:
+        pieces = [piece] if piece else []
+        return {"text": piece.text if piece else "", **self._details(pieces)}
+
+    def worth_telling(self, piece: Piece) -> bool:
+        return bool(piece.text) or self._with_ids or self._with_logprobs
+
+    def _details(self, pieces: list[Piece]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._with_ids:
+            found |= {"token_ids": [piece.token.id for piece in pieces], "prompt_token_ids": self._prompt}
+            self._prompt = None
+        if self._with_logprobs:
+            found["logprobs"] = self._logprobs(pieces)
+        return found
+
+    def _logprobs(self, pieces: list[Piece]) -> dict[str, Any]:
+        offsets = []
+        for piece in pieces:
+            offsets.append(self._told)
+            self._told += len(piece.text)
+        return {
+            "tokens": [piece.text for piece in pieces],
+            "token_logprobs": [piece.token.logprob for piece in pieces],
+            "top_logprobs": None,
+            "text_offset": offsets,
+        }
 
 
 def usage(ask: Ask, generated: int) -> dict[str, int]:

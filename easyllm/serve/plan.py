@@ -4,6 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
@@ -23,15 +25,23 @@ def plan(job: Job[ServeConfig]) -> Plan:
         "prompt and answer (tokens)": limits.total_tokens,
         "requests at once": limits.concurrent_requests,
     }
-    cache = cache_bytes(limits, config, FP32_BYTES)
+    remote = job.config.engine == "remote"  # the weights and their cache are then another server's
+    cache = 0 if remote else cache_bytes(limits, config, FP32_BYTES)
     if cache:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
         commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
-    weights = path.joinpath("model.safetensors") if path else None
+    weights = path.joinpath("model.safetensors") if path and not remote else None
     memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
-    return Plan(figures, commands, [why], disk_bytes=1_000_000, memory_bytes=memory)
+    return Plan(figures, commands, [engine_decision(job.config), why], disk_bytes=1_000_000, memory_bytes=memory)
+
+
+def engine_decision(config: ServeConfig) -> Decision:
+    """Which engine answers, and where it is."""
+    if config.engine == "remote":
+        return Decision("engine", config.engine, say("why_engine_remote", url=config.remote))
+    return Decision("engine", config.engine, say("why_engine_embedded"))
 
 
 def served_name(job: Job[ServeConfig]) -> str:
@@ -41,7 +51,7 @@ def served_name(job: Job[ServeConfig]) -> str:
 
 def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None) -> list[str]:
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
-    return [
+    command = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
         "--host", config.host if port is None else "127.0.0.1",
         "--port", str(config.port if port is None else port),
@@ -49,3 +59,8 @@ def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, 
         "--max-concurrent-requests", str(limits.concurrent_requests),
         "--drain-seconds", str(config.drain_seconds),
     ]  # fmt: skip
+    if config.engine == "remote":
+        command += ["--remote", str(config.remote)]
+        if config.remote_key_variable:
+            command += ["--remote-key-variable", config.remote_key_variable]
+    return command

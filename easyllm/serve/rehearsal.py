@@ -18,9 +18,10 @@ from easyllm.core.progress import note
 from easyllm.serve.clients import ask_all
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.engine import greedy_reference
-from easyllm.serve.loading import load_weights, load_words
+from easyllm.serve.loading import load_weights
 from easyllm.serve.process import running_server
 from easyllm.serve.text import decode
+from easyllm.serve.words import load_words
 
 DOORS = ("openai", "openai_stream", "hub_chat", "hub_text")
 """The ways each question is asked; all must give the same text."""
@@ -49,40 +50,52 @@ def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
 
     Raises UserError where the model may not be served and StageFailed where two answers differ.
     """
-    questions, references, decision = reference_answers(model, config)
+    tokenizer, _, ends = load_words(model)
+    questions = [ask(tokenizer, prompt, config.ask_tokens) for prompt in config.ask]
+    references: list[dict[str, Any] | None] = [None] * len(questions)
+    decisions: list[Decision] = []
+    exact = False
+    if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
+        references, decision = reference_answers(model, tokenizer, ends, questions)
+        decisions, exact = [decision], decision.value == "float32"
     with running_server(model, name, config) as server:
         answers = ask_all(server.url, name, questions) if questions else []
         seconds = server.seconds_to_healthy
-    exact = decision.value == "float32"
     told = [
         compare(question, answer, reference, exact)
         for question, answer, reference in zip(questions, answers, references, strict=True)
     ]
     for entry in told:
         note(say("serve_asked", question=entry["prompt"], answer=entry["answer"]))
-    return Rehearsal(told, seconds, [decision])
+    return Rehearsal(told, seconds, decisions)
 
 
-def reference_answers(model: Path, config: ServeConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Decision]:
-    """(questions for the clients, the answers of plain ``generate()``, the dtype)."""
-    tokenizer, _, ends = load_words(model)
+def ask(tokenizer: Any, prompt: str, tokens: int) -> dict[str, Any]:
+    """A question as the clients take it."""
+    ids = render(tokenizer, [{"role": "user", "content": prompt}], True)
+    return {"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": tokens}
+
+
+def reference_answers(
+    model: Path, tokenizer: Any, ends: list[int], questions: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any] | None], Decision]:
+    """(the answers of plain ``generate()``, the dtype)."""
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, why = choose_dtype(device)
     decision = Decision("dtype", str(dtype).removeprefix("torch."), why)
-    if not config.ask:
-        return [], [], decision
+    if not questions:
+        return [], decision
     weights = load_weights(model, dtype, device)
-    questions, references = [], []
-    for prompt in config.ask:
-        ids = render(tokenizer, [{"role": "user", "content": prompt}], True)
-        answer = greedy_reference(weights, ids, config.ask_tokens, ends)
+    references: list[dict[str, Any] | None] = []
+    for question in questions:
+        ids = render(tokenizer, [{"role": "user", "content": question["prompt"]}], True)
+        answer = greedy_reference(weights, ids, question["tokens"], ends)
         text = decode(tokenizer, answer[:-1] if answer[-1] in ends else answer)
         references.append({"ids": answer, "text": text})
-        questions.append({"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": config.ask_tokens})
     del weights
     gc.collect()  # the server is about to hold the same weights
-    return questions, references, decision
+    return references, decision
 
 
 def rendered_text(tokenizer: Any, ids: list[int]) -> str:
@@ -94,11 +107,16 @@ def rendered_text(tokenizer: Any, ids: list[int]) -> str:
     return text
 
 
-def compare(question: dict[str, Any], answer: dict[str, Any], reference: dict[str, Any], exact: bool) -> dict[str, Any]:
-    """The one answer all doors gave. Raises StageFailed where they, or in fp32 ``generate()``, disagree."""
+def compare(
+    question: dict[str, Any], answer: dict[str, Any], reference: dict[str, Any] | None, exact: bool
+) -> dict[str, Any]:
+    """The one answer all doors gave. Raises StageFailed where they, or in fp32 ``generate()``, disagree.
+
+    ``reference`` is what ``generate()`` said, None where nobody asked it.
+    """
     said = {door: answer[door] for door in DOORS}
-    same = answer["ids"] == reference["ids"]
-    if exact:
+    same = None if reference is None else answer["ids"] == reference["ids"]
+    if exact and reference:
         said["generate()"] = reference["text"]
     if len(set(said.values())) > 1 or (exact and not same):
         lines = "\n".join(f"  {door}: {text!r}" for door, text in said.items())

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from easyllm.core.errors import UserError
-from easyllm.core.models import local_model
+from easyllm.core.models import local_model, local_tokenizer
 from easyllm.core.stage import Job, Result
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.contract import Remote
 from easyllm.serve.limits import choose_limits, limit_problems, model_positions, read_json
-from easyllm.serve.plan import served_name
+from easyllm.serve.plan import engine_decision, served_name
 
 
 def run(job: Job[ServeConfig]) -> Result:
@@ -23,7 +24,8 @@ def run(job: Job[ServeConfig]) -> Result:
     (job.out / "served.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (job.out / "served.md").write_text(as_markdown(served_name(job), metrics, found.answers), "utf-8")
     _, limit = choose_limits(job.config, model_positions(read_json(model / "config.json")))
-    return Result("served", metrics, [*found.decisions, limit], {"answers": found.answers})
+    decisions = [engine_decision(job.config), *found.decisions, limit]
+    return Result("served", metrics, decisions, {"answers": found.answers})
 
 
 def serve_forever(job: Job[ServeConfig]) -> None:
@@ -33,12 +35,18 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     model = servable(job)
     limits, _ = choose_limits(job.config, model_positions(read_json(model / "config.json")))
     config = job.config
-    serve(Settings(model, served_name(job), config.host, config.port, limits, config.drain_seconds), greet=True)
+    remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
+    settings = Settings(model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote)
+    serve(settings, greet=True)
 
 
 def servable(job: Job[ServeConfig]) -> Path:
-    """The model's directory, downloaded or dequantised if need be; what its files forbid is refused here."""
-    model = local_model(job.inputs["model"], job.cache_dir, "serve")
+    """The model's directory, downloaded or dequantised if need be; what its files forbid is refused here.
+
+    For the remote engine the weights stay where they are: tokenizer, template and configuration are enough.
+    """
+    fetch = local_tokenizer if job.config.engine == "remote" else local_model
+    model = fetch(job.inputs["model"], job.cache_dir, "serve")
     problems = limit_problems(job.config, model_positions(read_json(model / "config.json")))
     problems += model_problems(model)
     if problems:

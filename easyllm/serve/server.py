@@ -21,6 +21,7 @@ from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve import address
 from easyllm.serve.app import build_app
+from easyllm.serve.contract import Loaded, Remote
 from easyllm.serve.desk import About, Desk
 from easyllm.serve.limits import Limits
 
@@ -35,6 +36,8 @@ class Settings:
     port: int
     limits: Limits
     drain_seconds: int
+    remote: Remote | None = None
+    """Where the remote engine is; None makes the embedded one."""
 
 
 class Server(uvicorn.Server):
@@ -61,9 +64,7 @@ class Loader(threading.Thread):
 
     def run(self) -> None:
         try:
-            from easyllm.serve.loading import load
-
-            self._desk.loaded = load(self._settings.model, self._settings.limits)
+            self._desk.loaded = load(self._settings)
         except (UserError, StageFailed) as error:
             self.failure = error
         finally:
@@ -78,6 +79,17 @@ class Loader(threading.Thread):
             raise self.failure
         if self._desk.loaded is None:
             raise StageFailed("SERVE the model could not be loaded; the reason stands above")
+
+
+def load(settings: Settings) -> Loaded:
+    """The model with the engine asked for. Imported here, since both bring transformers, and one of them weights."""
+    if settings.remote:
+        from easyllm.serve.remote import load_remote
+
+        return load_remote(settings.model, settings.name, settings.limits, settings.remote)
+    from easyllm.serve import loading
+
+    return loading.load(settings.model, settings.limits)
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -135,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.die_with_parent:
         die_with_parent()
     limits = Limits(given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests)
-    settings = Settings(given.model, given.name, given.host, given.port, limits, given.drain_seconds)
+    remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
+    settings = Settings(given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote)
     try:
         serve(settings, greet=not given.die_with_parent)
     except (UserError, StageFailed) as error:
@@ -152,6 +165,8 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
     for name in ("--max-total-tokens", "--max-input-tokens", "--max-concurrent-requests", "--drain-seconds"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--remote", help="base address, ending in /v1, of the server that has the weights")
+    parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], done: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], done: Callable[[], Awaitable[None]]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
@@ -44,7 +44,7 @@ class EventStream(Response):
                 await while_connected(self._send_all(send), receive)
         finally:
             await self._events.aclose()
-            self._done()
+            await self._done()
 
     async def _send_all(self, send: Send) -> None:
         async for chunk in self._events:

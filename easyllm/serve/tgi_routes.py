@@ -63,13 +63,15 @@ class TgiRoutes:
     async def either(self, request: Request) -> Response:
         """``stream`` in the body decides; without it the answer is a list of one."""
         body = await self.desk.read(request, TgiBody)
-        return self.stream(body) if body.stream else JSONResponse([await self.whole(body, request)])
+        if body.stream:
+            return await self.stream(body, request)
+        return JSONResponse([await self.whole(body, request)])
 
     async def generate(self, request: Request) -> Response:
         return JSONResponse(await self.whole(await self.desk.read(request, TgiBody), request))
 
     async def generate_stream(self, request: Request) -> Response:
-        return self.stream(await self.desk.read(request, TgiBody))
+        return await self.stream(await self.desk.read(request, TgiBody), request)
 
     async def whole(self, body: TgiBody, request: Request) -> dict[str, Any]:
         settings = body.parameters or TgiParameters()
@@ -80,9 +82,10 @@ class TgiRoutes:
             found["details"] = self.details(answer, settings)
         return found
 
-    def stream(self, body: TgiBody) -> Response:
+    async def stream(self, body: TgiBody, request: Request) -> Response:
         settings = body.parameters or TgiParameters()
-        return self.desk.stream(self.ask(body, settings), lambda pieces: self.events(pieces, body, settings))
+        ask = self.ask(body, settings)
+        return await self.desk.stream(ask, lambda pieces: self.events(pieces, body, settings), request)
 
     async def events(
         self, pieces: AsyncGenerator[Piece, None], body: TgiBody, settings: TgiParameters
@@ -95,7 +98,7 @@ class TgiRoutes:
                     said.append(piece)
                     yield event(self.token_event(piece, said, body, settings))
         except EngineFailed as error:
-            yield event(tgi_body(Refused(500, str(error))))
+            yield event(tgi_body(Refused(error.status, str(error))))
 
     def token_event(self, piece: Piece, said: list[Piece], body: TgiBody, settings: TgiParameters) -> dict[str, Any]:
         text, details = None, None

@@ -1,0 +1,49 @@
+"""What turns conversations into token ids and back: tokenizer, template, end tokens. No weights."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from easyllm.core.artifact import read_manifest
+from easyllm.core.chat import end_token_ids, load_tokenizer, render, seal
+from easyllm.core.errors import refuse
+from easyllm.core.models import quiet_libraries
+from easyllm.serve.contract import Sampling
+from easyllm.serve.limits import Limits
+
+WARM_UP = ("Hello", "请用一句话介绍你自己，再数到十：1, 2, 3")
+"""Two lengths in two languages, so that prefill and decode run before the first user comes."""
+WARM_UP_TOKENS = 8
+
+
+def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
+    """(tokenizer, generation config, end token ids); refused where the seal does not reproduce."""
+    quiet_libraries()
+    tokenizer = load_tokenizer(directory)
+    if not tokenizer.chat_template:
+        raise refuse("SERVE-002", stage="serve", key="serve.model", path=str(directory))
+    manifest = read_manifest(directory)
+    sealed = manifest.records.get("template") if manifest else None
+    if sealed and seal(tokenizer)["hash"] != sealed["hash"]:
+        raise refuse("SERVE-004", stage="serve", key="serve.model", path=str(directory))
+    has_config = (directory / "generation_config.json").is_file()
+    given = GenerationConfig.from_pretrained(directory) if has_config else GenerationConfig()
+    ends = end_token_ids(tokenizer, given)
+    if not ends:
+        raise refuse("SERVE-003", stage="serve", key="serve.model", path=str(directory))
+    return tokenizer, given, ends
+
+
+def default_sampling(given: GenerationConfig) -> Sampling:
+    """The OpenAI API's defaults (temperature 1, nothing cut), or what the model's authors wrote instead."""
+    if given.do_sample is False:
+        return Sampling()
+    temperature = 1.0 if given.temperature is None else given.temperature
+    return Sampling(temperature, 1.0 if given.top_p is None else given.top_p, given.top_k or 0)
+
+
+def warm_up_prompts(tokenizer: Any, limits: Limits) -> list[list[int]]:
+    """Short conversations as token ids, with room for an answer of WARM_UP_TOKENS."""
+    longest = max(1, min(limits.input_tokens, limits.total_tokens - WARM_UP_TOKENS))
+    return [render(tokenizer, [{"role": "user", "content": text}], True)[:longest] for text in WARM_UP]
