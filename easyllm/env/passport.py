@@ -134,6 +134,17 @@ def import_faults(modules: Iterable[str]) -> list[str]:
     return found
 
 
+def command_faults() -> list[str]:
+    """What the command line itself says where it does not start, in either language."""
+    found = []
+    for language in ("en", "zh"):
+        command = [sys.executable, "-m", "easyllm", "--lang", language, "doctor"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            found.append(f"easyllm --lang {language} doctor ended with {done.returncode}: {done.stderr.strip()}")
+    return found
+
+
 def installed() -> dict[str, str]:
     """{package: version} of everything here but ourselves and what torch pins for itself (CUDA's libraries)."""
     names = {dist.name.lower().replace("_", "-").replace(".", "-"): dist.version for dist in metadata.distributions()}
@@ -154,7 +165,7 @@ def write(arguments: argparse.Namespace) -> int:
         standin=arguments.standin == "1",
     )
     passport["imports"] = [*MODULES[arguments.target], *extensions(passport)]
-    found = [*faults(passport), *import_faults(passport["imports"])]
+    found = [*faults(passport), *import_faults(passport["imports"]), *command_faults()]
     if found:
         print("This image does not fit together:", *found, sep="\n  ", file=sys.stderr)
         return 1

@@ -10,6 +10,8 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from easyllm.core.megatron.architecture import Architecture
@@ -62,12 +64,23 @@ def choose_layers(device: torch.device) -> tuple[str, str]:
     return "local", say("why_no_engine_layers")
 
 
+def local_layers(a: Architecture) -> TransformerBlockSubmodules:
+    """Megatron's own torch layers, with torch's norms.
+
+    Left to itself Megatron takes apex's norm as soon as apex can be imported (LayerNormImpl in transformer_block.py,
+    LNImpl in models/backends.py), and that one knows neither RMSNorm nor the CPU.
+    """
+    layer = get_gpt_layer_local_spec(normalization=a.norm)
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = WrappedTorchNorm
+    return TransformerBlockSubmodules(layer_specs=[layer] * a.layers, layer_norm=WrappedTorchNorm)
+
+
 def build_model(a: Architecture, device: torch.device, tensor: int) -> GPTModel:
     """The model with fresh weights on ``device``, its part of ``tensor`` ranks. Megatron must be initialised."""
     if choose_layers(device)[0] == "transformer_engine":
         spec = get_gpt_layer_with_transformer_engine_spec()
     else:
-        spec = get_gpt_layer_local_spec(normalization=a.norm)
+        spec = local_layers(a)
     model = GPTModel(
         transformer_config(a, device, tensor),
         spec,

@@ -1,0 +1,1 @@
+"""Not apex: see ../setup.py."""
