@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -147,7 +148,8 @@ def command_faults() -> list[str]:
 
 def installed() -> dict[str, str]:
     """{package: version} of everything here but ourselves and what torch pins for itself (CUDA's libraries)."""
-    names = {dist.name.lower().replace("_", "-").replace(".", "-"): dist.version for dist in metadata.distributions()}
+    found = metadata.distributions(path=[sysconfig.get_path("purelib")])  # setuptools adds its own to sys.path
+    names = {dist.name.lower().replace("_", "-").replace(".", "-"): dist.version for dist in found}
     torch_pins_them = ("nvidia", "cuda", "triton", "easyllm")
     return {name: names[name] for name in sorted(names) if not name.startswith(torch_pins_them)}
 
