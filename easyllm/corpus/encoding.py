@@ -1,64 +1,45 @@
-"""Documents to tokens, in batches over all cores, in constant memory."""
+"""Texts to ids: the encoder that every worker builds, and the batches it is given."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from easyllm.core.progress import Progress, progress
 from easyllm.corpus.documents import Document, read_documents
-from easyllm.corpus.indexed import IndexedWriter
-from easyllm.corpus.tokenizer import Vocabulary
 
-BATCH_CHARACTERS = 1 << 21
-"""Enough documents for every core; an encoding takes some hundred bytes a token while its batch lasts."""
+if TYPE_CHECKING:
+    from easyllm.corpus.tokenizer import Vocabulary
+
+BATCH_CHARACTERS = 1 << 19
+"""An encoding takes some hundred bytes a token while its batch lasts, in every worker."""
 
 KILO = 1000
 
 
-@dataclass
-class Counts:
-    """What went into the tokens."""
+@dataclass(frozen=True)
+class EncoderFiles:
+    """What a worker process needs to build the encoder of the corpus."""
 
-    documents: int = 0
-    empty: int = 0
-    tokens: int = 0
-    """The end-of-document tokens counted."""
-    text_bytes: int = 0
-    """UTF-8 bytes of the documents that are not empty."""
-    file_documents: list[int] = field(default_factory=list)
-    file_tokens: list[int] = field(default_factory=list)
+    directory: Path
+    """The tokenizer's."""
+    trained: bool
+    """By us, so that tokenizer.json alone says everything."""
 
-    def add(self, document: Document, tokens: int) -> None:
-        self.documents += 1
-        self.tokens += tokens
-        self.text_bytes += len(document.text.encode())
-        self.file_documents[document.file] += 1
-        self.file_tokens[document.file] += tokens
+    def open(self) -> "Encoder":
+        from easyllm.corpus.tokenizer import load
+
+        return Encoder(load(self.directory, self.trained))
 
 
-def encode(files: Sequence[Path], text_key: str, vocabulary: Vocabulary, writer: IndexedWriter) -> Counts:
-    """Every document that is not empty, followed by the end token, into ``writer``."""
-    counts = Counts(file_documents=[0] * len(files), file_tokens=[0] * len(files))
-    end_id = vocabulary.end_id
-    with FileProgress("tokens", files) as bar:
-        for batch in batches(count_empty(read_documents(files, text_key), counts)):
-            encoded = vocabulary.tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False)
-            for document, encoding in zip(batch, encoded, strict=True):
-                ids = encoding.ids
-                ids.append(end_id)
-                writer.add(ids)
-                counts.add(document, len(ids))
-            bar.reached(batch[-1], documents=counts.documents, tokens=counts.tokens)
-    return counts
+class Encoder:
+    """Texts to their ids, without special tokens."""
 
+    def __init__(self, vocabulary: "Vocabulary") -> None:
+        self._tokenizer = vocabulary.tokenizer
 
-def count_empty(documents: Iterable[Document], counts: Counts) -> Iterator[Document]:
-    """The documents that are not empty; the others are counted."""
-    for document in documents:
-        if document.empty:
-            counts.empty += 1
-        else:
-            yield document
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
