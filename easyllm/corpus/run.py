@@ -73,14 +73,15 @@ def tokenise(job: Job[CorpusConfig], sources: Sequence[Source], vocabulary: toke
     work.directory.mkdir(exist_ok=True)
     prefixes = [[job.out / name for name in names] for names in prefixes_of(sources, job.config.split)]
     gathered = Gathered(work.directory, prefixes, dtype)
-    documents = tokens = 0
+    documents = tokens = read = 0
     made = make_shards(work, pieces(files, job.config.text_key, source_of), job.config.workers or cores())
     whole = sum(path.stat().st_size for path in files) // KILO
     with closing(made), progress("tokens", whole, "kB") as bar:
         for piece, shard in made:
             gathered.add(piece, shard)
             documents, tokens = documents + sum(shard.documents), tokens + sum(shard.tokens)
-            bar.advance(piece.bytes // KILO, documents=documents, tokens=tokens)
+            bar.advance((read + piece.bytes) // KILO - read // KILO, documents=documents, tokens=tokens)
+            read += piece.bytes
     return gathered
 
 
