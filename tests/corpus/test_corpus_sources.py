@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_each_source_and_part_of_the_split_has_its_dataset_and_no_document_is_lo
     for row, word, count in zip(record["sources"], ("ship", "light"), (120, 60), strict=True):
         assert row["train"] == f"tokens-{word}-train"
         parts = [decoded(out, row[part]) for part in ("train", "valid", "test")]
-        assert sorted(sum(parts, [])) == sorted(texts_with(word, count))
+        assert sorted(chain(*parts)) == sorted(texts_with(word, count))
         assert list(map(len, parts)) == list(row["documents"].values())
         assert len(parts[0]) == pytest.approx(0.8 * count, abs=15)
         for part in ("train", "valid", "test"):
