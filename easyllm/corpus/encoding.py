@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from easyllm.core.progress import Progress, progress
-from easyllm.corpus.documents import Document, read_documents
+from easyllm.corpus.documents import Document, of_file, read_documents
+from easyllm.corpus.encoder import PROOF_CHARACTERS, Encoder
 from easyllm.corpus.indexed import IndexedWriter
-from easyllm.corpus.tokenizer import Vocabulary
 
 BATCH_CHARACTERS = 1 << 21
 """Enough documents for every core; an encoding takes some hundred bytes a token while its batch lasts."""
@@ -36,15 +36,12 @@ class Counts:
         self.file_tokens[document.file] += tokens
 
 
-def encode(files: Sequence[Path], text_key: str, vocabulary: Vocabulary, writer: IndexedWriter) -> Counts:
+def encode(files: Sequence[Path], text_key: str, encoder: Encoder, end_id: int, writer: IndexedWriter) -> Counts:
     """Every document that is not empty, followed by the end token, into ``writer``."""
     counts = Counts(file_documents=[0] * len(files), file_tokens=[0] * len(files))
-    end_id = vocabulary.end_id
     with FileProgress("tokens", files) as bar:
         for batch in batches(count_empty(read_documents(files, text_key), counts)):
-            encoded = vocabulary.tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False)
-            for document, encoding in zip(batch, encoded, strict=True):
-                ids = encoding.ids
+            for document, ids in zip(batch, encoder.encode([d.text for d in batch]), strict=True):
                 ids.append(end_id)
                 writer.add(ids)
                 counts.add(document, len(ids))
@@ -85,6 +82,19 @@ def training_texts(files: Sequence[Path], text_key: str, share: float) -> Iterat
                 yield document.text
             passed += len(document.text)
             bar.reached(document)
+
+
+def proof_texts(files: Sequence[Path], text_key: str, most_files: int = 50) -> Iterator[str]:
+    """The heads of files taken evenly, ``PROOF_CHARACTERS`` in all: what the encoder is proven on."""
+    chosen = range(0, len(files), -(-len(files) // most_files))
+    for index in chosen:
+        left = PROOF_CHARACTERS // len(chosen)
+        for document in of_file(index, files[index], text_key):
+            if left <= 0:
+                break
+            if not document.empty:
+                left -= len(document.text)
+                yield document.text
 
 
 class FileProgress:

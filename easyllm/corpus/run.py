@@ -8,7 +8,8 @@ from easyllm.core.stage import Job, Result
 from easyllm.corpus import tokenizer
 from easyllm.corpus.checks import no_documents
 from easyllm.corpus.config import CorpusConfig
-from easyllm.corpus.encoding import Counts, encode, training_texts
+from easyllm.corpus.encoder import choose
+from easyllm.corpus.encoding import Counts, encode, proof_texts, training_texts
 from easyllm.corpus.indexed import IndexedWriter
 from easyllm.corpus.plan import decisions, training_share
 from easyllm.corpus.report import write_report
@@ -26,20 +27,23 @@ def run(job: Job[CorpusConfig]) -> Result:
     share = training_share(job.config.tokenizer, sample)
     vocabulary = tokenizer.make(job, training_texts(files, key, share))
     dtype, why = token_dtype(vocabulary.size)
+    choice = choose(vocabulary.tokenizer, proof_texts(files, key))
     writer = IndexedWriter(job.out / PREFIX, dtype)
-    counts = encode(files, key, vocabulary, writer)
+    counts = encode(files, key, choice.encoder, vocabulary.end_id, writer)
     if not counts.documents:
         raise UserError(no_documents(len(files), counts.empty))
     writer.finish()
     ledger = vocabulary.ledger()
     write_report(job.out, files, counts, writer.lengths, ledger)
     made = [d for d in decisions(job.config, sample) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
+    made.append(choice.decision)
     return Result(
         kind="corpus",
         metrics=_metrics(counts, time.monotonic() - begin),
         decisions=made,
         records={
             "ledger": ledger,
+            "engine": choice.record,
             "tokens": {
                 "prefix": PREFIX, "documents": counts.documents, "tokens": counts.tokens, "dtype": dtype,
             },
