@@ -1,45 +1,16 @@
-"""Texts to ids: the encoder that every worker builds, and the batches it is given."""
+"""Which texts are given to the encoder and to those who prepare it, and in what batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from easyllm.core.progress import Progress, progress
-from easyllm.corpus.documents import Document, read_documents
-
-if TYPE_CHECKING:
-    from easyllm.corpus.tokenizer import Vocabulary
+from easyllm.corpus.documents import Document, Span, of_span, read_documents
+from easyllm.corpus.encoder import PROOF_CHARACTERS
 
 BATCH_CHARACTERS = 1 << 19
 """An encoding takes some hundred bytes a token while its batch lasts, in every worker."""
 
 KILO = 1000
-
-
-@dataclass(frozen=True)
-class EncoderFiles:
-    """What a worker process needs to build the encoder of the corpus."""
-
-    directory: Path
-    """The tokenizer's."""
-    trained: bool
-    """By us, so that tokenizer.json alone says everything."""
-
-    def open(self) -> "Encoder":
-        from easyllm.corpus.tokenizer import load
-
-        return Encoder(load(self.directory, self.trained))
-
-
-class Encoder:
-    """Texts to their ids, without special tokens."""
-
-    def __init__(self, vocabulary: "Vocabulary") -> None:
-        self._tokenizer = vocabulary.tokenizer
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -66,6 +37,19 @@ def training_texts(files: Sequence[Path], text_key: str, share: float) -> Iterat
                 yield document.text
             passed += len(document.text)
             bar.reached(document)
+
+
+def proof_texts(files: Sequence[Path], text_key: str, most_files: int = 50) -> Iterator[str]:
+    """The heads of files taken evenly, ``PROOF_CHARACTERS`` in all: what the encoder is proven on."""
+    chosen = range(0, len(files), -(-len(files) // most_files))
+    for index in chosen:
+        left = PROOF_CHARACTERS // len(chosen)
+        for document in of_span(Span(index), files, text_key):
+            if left <= 0:
+                break
+            if not document.empty:
+                left -= len(document.text)
+                yield document.text
 
 
 class FileProgress:

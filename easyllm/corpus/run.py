@@ -12,7 +12,8 @@ from easyllm.corpus import shards, tokenizer
 from easyllm.corpus.checks import empty_parts, no_documents
 from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.coverage import doubtful_ids
-from easyllm.corpus.encoding import KILO, EncoderFiles, training_texts
+from easyllm.corpus.encoder import Encoder, choose
+from easyllm.corpus.encoding import KILO, proof_texts, training_texts
 from easyllm.corpus.gather import Gathered
 from easyllm.corpus.pieces import pieces
 from easyllm.corpus.plan import decisions, training_share
@@ -33,7 +34,8 @@ def run(job: Job[CorpusConfig]) -> Result:
     share = training_share(config.tokenizer, sample)
     vocabulary = tokenizer.make(job, training_texts(files, config.text_key, share))
     dtype, why = token_dtype(vocabulary.size)
-    gathered = tokenise(job, sources, vocabulary)
+    choice = choose(vocabulary.tokenizer, proof_texts(files, config.text_key))
+    gathered = tokenise(job, sources, vocabulary, choice.encoder)
     total = _total(gathered.totals)
     if not sum(total.documents):
         raise UserError(no_documents(len(files), total.empty))
@@ -44,6 +46,7 @@ def run(job: Job[CorpusConfig]) -> Result:
     ledger = vocabulary.ledger()
     duplicates = write_report(job.out, sources, list(parts_of(config.split)), gathered, total, ledger)
     made = [d for d in decisions(config, sample) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
+    made.append(choice.decision)
     return Result(
         kind="corpus",
         metrics={
@@ -55,19 +58,24 @@ def run(job: Job[CorpusConfig]) -> Result:
             "seconds": round(time.monotonic() - begin, 3),
         },
         decisions=made,
-        records={"ledger": ledger, "tokens": record_of(sources, config.split, gathered.totals, dtype)},
+        records={
+            "ledger": ledger,
+            "engine": choice.record,
+            "tokens": record_of(sources, config.split, gathered.totals, dtype),
+        },
     )
 
 
-def tokenise(job: Job[CorpusConfig], sources: Sequence[Source], vocabulary: tokenizer.Vocabulary) -> Gathered:
+def tokenise(
+    job: Job[CorpusConfig], sources: Sequence[Source], vocabulary: tokenizer.Vocabulary, encoder: Encoder
+) -> Gathered:
     """Every document that is not empty, followed by the end token, in the .bin of its source and part."""
     files, source_of = files_of(sources)
     dtype, _ = token_dtype(vocabulary.size)
     unknown_ids, byte_ids = doubtful_ids(vocabulary.tokenizer)
     work = Work(
         directory=shards.home(job.out), files=files, text_key=job.config.text_key,
-        encoder=EncoderFiles(job.out / "tokenizer", job.config.tokenizer.train is not None),
-        end_id=vocabulary.end_id, dtype=dtype, vocabulary_size=vocabulary.size, seed=job.seed,
+        encoder=encoder, end_id=vocabulary.end_id, dtype=dtype, vocabulary_size=vocabulary.size, seed=job.seed,
         shares=tuple(parts_of(job.config.split).values()), unknown_ids=unknown_ids, byte_ids=byte_ids,
     )  # fmt: skip
     work.directory.mkdir(exist_ok=True)

@@ -16,7 +16,8 @@ import numpy
 
 from easyllm.core.artifact import write_whole
 from easyllm.corpus.documents import Document, of_span
-from easyllm.corpus.encoding import EncoderFiles, batches
+from easyllm.corpus.encoder import Encoder
+from easyllm.corpus.encoding import batches
 from easyllm.corpus.indexed import DocumentWriter, sync_and_close
 from easyllm.corpus.pieces import PIECE_BYTES, Piece
 
@@ -33,7 +34,7 @@ class Work:
     """Where the shards are kept."""
     files: tuple[Path, ...]
     text_key: str
-    encoder: EncoderFiles
+    encoder: Encoder
     end_id: int
     dtype: str
     vocabulary_size: int
@@ -118,7 +119,7 @@ class Shaper:
     """Makes shards, one piece after the other."""
 
     def __init__(self, work: Work) -> None:
-        self._work, self._encoder = work, work.encoder.open()
+        self._work = work
         self._unknown, self._bytes = (_table(ids, work.vocabulary_size) for ids in (work.unknown_ids, work.byte_ids))
         self._salt = work.seed.to_bytes(16, "little", signed=True)
         self._bounds = [int(sum(work.shares[: n + 1]) * 256**HASH_BYTES) for n in range(len(work.shares) - 1)]
@@ -134,12 +135,13 @@ class Shaper:
         shard = Shard([0] * parts, [0] * parts)
         with hashes_file(work.directory, number).open("wb") as hashes:
             for batch in batches(self._documents(piece, shard)):
-                for document, ids in zip(batch, self._encoder.encode([d.text for d in batch]), strict=True):
+                for document, ids in zip(batch, work.encoder.encode([d.text for d in batch]), strict=True):
                     data = document.text.encode()
                     mark = blake2b(data, digest_size=HASH_BYTES, salt=self._salt).digest()
                     hashes.write(mark)
                     part = self._part(mark)
-                    written = writers[part].add([*ids, work.end_id])
+                    ids.append(work.end_id)
+                    written = writers[part].add(ids)
                     self._count(shard, document, part, written, len(data))
                     shard.show([[mark.hex(), document.file, len(written), document.text[:SHOWN_CHARACTERS]]])
             sync_and_close(hashes)
