@@ -18,6 +18,7 @@ from easyllm.corpus import pieces
 from easyllm.corpus.checks import check
 from easyllm.corpus.plan import plan
 from easyllm.corpus.run import run
+from tiny_pipeline import tiny_recipe
 
 Run = Callable[..., tuple[Path, Result]]
 SMALL = {"train": {"vocab_size": 400}}
@@ -279,3 +280,29 @@ def test_ten_documents_are_drawn_the_same_whatever_the_order(tmp_path: Path, run
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 10
     assert set(drawn[0]) <= set(texts)
+
+
+def test_the_run_says_how_many_steps_and_epochs_pretraining_makes_of_the_corpus(tmp_path: Path, easyllm: Any) -> None:
+    recipe = tiny_recipe(tmp_path)
+    said = easyllm("corpus", recipe).stdout
+    document = json.loads(easyllm("corpus", recipe, "--json").stdout)["stages"][0]
+    tokens, found = document["metrics"]["tokens"], document["pretraining"]
+    assert found == {
+        "steps": 12, "epochs": round(12 * 256 / tokens, 2), "tokens_per_step": 256,
+        "steps_per_epoch": round(tokens / 256, 1),
+    }  # fmt: skip
+    assert f"12 steps of 256 tokens: {found['epochs']} epochs of it" in said
+    (tmp_path / "alone.yaml").write_text(
+        json.dumps({"name": "tiny", "corpus": json.loads(recipe.read_text())["corpus"]})
+    )
+    assert "pretraining" not in json.loads(easyllm("corpus", "alone.yaml", "--json").stdout)["stages"][0]
+
+
+def test_a_blend_is_refused_by_the_pretraining_that_cannot_read_it_yet(
+    tmp_path: Path, easyllm: Any, two_sources: dict[str, Any]
+) -> None:
+    recipe = tiny_recipe(tmp_path, corpus=two_sources)
+    assert "2 sources" in easyllm("run", recipe, "--to", "pretrain", expect=2).stderr
+    assert easyllm("corpus", recipe).returncode == 0
+    (only,) = json.loads(easyllm("check", recipe, "--json", expect=2).stdout)["errors"]
+    assert (only["code"], only["key"]) == ("CORPUS-014", "pretrain.corpus")
