@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class Row:
     path: Path
     seconds: float
     manifest: Manifest
+    pretraining: dict[str, float] | None = None
+    """Of the corpus: what the recipe's pretraining makes of it."""
 
 
 def open_project(path: Path, overrides: Sequence[str] = ()) -> Project:
@@ -184,9 +186,32 @@ def run(project: Project, stages: Sequence[str]) -> list[Row]:
         for stage in stages:
             recover(place.run_dir / stage)
         try:
-            return [_run_stage(project, stage) for stage in stages]
+            return [replace(_run_stage(project, stage), pretraining=pretraining(project, stage)) for stage in stages]
         finally:
             place.digests.save()
+
+
+def pretraining(project: Project, stage: str) -> dict[str, float] | None:
+    """{"steps", "epochs", "tokens_per_step", "steps_per_epoch"} of the corpus just made, where the recipe trains on it.
+
+    None too where the pretraining as it is asked cannot run: its own check says why.
+    """
+    if stage != "corpus" or "pretrain" not in project.stages:
+        return None
+    try:
+        job = make_job(project, "pretrain")
+        figures = plan_of(job).figures
+    except UserError:
+        return None
+    if job.inputs["corpus"].stage != "corpus":
+        return None
+    per_step = figures["tokens per step"]
+    return {
+        "steps": figures["steps"],
+        "epochs": figures["epochs"],
+        "tokens_per_step": per_step,
+        "steps_per_epoch": round(figures["corpus, tokens"] / per_step, 1),
+    }
 
 
 def _run_stage(project: Project, stage: str) -> Row:

@@ -69,6 +69,9 @@ class UserError(Exception):
         super().__init__("\n".join(str(p) for p in problems))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[Problem, ...]]:
+        return UserError, self.problems  # a worker process hands it to its parent with its problems
+
 
 def refuse(code: str, /, **params: Any) -> UserError:
     """``raise refuse("BATCH-002", asked=128, ...)``: a UserError of one problem."""

@@ -8,6 +8,7 @@ A config field says what it takes by its annotation::
 """
 
 import glob
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +18,20 @@ from easyllm.core.digest import Digests, of_value
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.section import Section
 
+COLUMN_SUFFIXES = (".parquet", ".arrow")
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".txt", ".txt.gz", ".txt.zst")
 
 
 class Takes:
-    """Annotation of a config field: ``what`` it takes and, for artifacts and models, their ``kinds``."""
+    """Annotation of a config field: ``what`` it takes and, for artifacts and models, their ``kinds``.
 
-    def __init__(self, what: Literal["artifact", "files", "model"], *kinds: str) -> None:
+    ``columns``: Parquet and Arrow files of a folder are taken too.
+    """
+
+    def __init__(self, what: Literal["artifact", "files", "model"], *kinds: str, columns: bool = False) -> None:
         self.what = what
         self.kinds = kinds
+        self.columns = columns
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,19 @@ class Place:
 
 
 def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes]]:
-    """(dotted field, value, Takes) of every set field that points at something, nested sections too."""
+    """(dotted field, value, Takes) of every set field that points at something, nested sections and lists of them too.
+
+    In a list that holds sections beside references, the references alone are the list's own value.
+    """
     found = []
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
             found += annotated(value, f"{parents}{name}.")
+        if isinstance(value, list):
+            for index, entry in enumerate(value):
+                found += annotated(entry, f"{parents}{name}.{index}.") if isinstance(entry, Section) else []
+            value = [entry for entry in value if not isinstance(entry, Section)]
         for mark in info.metadata:
             if isinstance(mark, Takes) and value not in (None, [], ()):
                 found.append((parents + name, value, mark))
@@ -100,7 +113,7 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
         refs = [value] if isinstance(value, str) else list(value)
         if len(refs) == 1 and refs[0] in place.stages:
             return _from_stage(stage, key, name, refs[0], takes, place)
-        files = tuple(file for ref in refs for file in _files(stage, key, ref, place))
+        files = tuple(file for ref in refs for file in _files(stage, key, ref, place, takes))
         digest = place.digests.of_files(files)
         return Input(name, ", ".join(refs), "files", files=files, digest=digest)
     if value in place.stages:
@@ -152,7 +165,7 @@ def _below(root: Path, value: str) -> Path:
     return path if path.is_absolute() else root / path
 
 
-def _files(stage: str, key: str, ref: str, place: Place) -> list[Path]:
+def _files(stage: str, key: str, ref: str, place: Place, takes: Takes) -> list[Path]:
     """The files of one reference: a file, every row file of a folder (recursive), a glob, or ``builtin:NAME``."""
     if ref.startswith("builtin:"):
         from easyllm.recipes import builtin
@@ -160,7 +173,7 @@ def _files(stage: str, key: str, ref: str, place: Place) -> list[Path]:
         return [builtin.materialise(ref.removeprefix("builtin:"), place.cache_dir, stage, key)]
     path = _below(place.recipe_dir, ref)
     if path.is_dir():
-        found = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name.endswith(ROW_SUFFIXES)]
+        found = [f for f in sorted(path.rglob("*")) if f.is_file() and _holds_rows(f, takes)]
     elif path.is_file():
         found = [path]
     else:
@@ -168,6 +181,24 @@ def _files(stage: str, key: str, ref: str, place: Place) -> list[Path]:
     if not found:
         raise UserError(problem("INPUT-001", stage=stage, key=key, ref=ref, path=str(path)))
     return found
+
+
+DATASET_STATE = "state.json"
+DATASET_NOTES = (DATASET_STATE, "dataset_info.json", "dataset_dict.json")
+"""What Hugging Face datasets write beside their .arrow files when they are saved to disk."""
+
+
+def _holds_rows(path: Path, takes: Takes) -> bool:
+    """Whether a file of a folder is taken."""
+    if not takes.columns:
+        return path.name.endswith(ROW_SUFFIXES)
+    if path.name in DATASET_NOTES:
+        return not any(path.parent.glob("*/" + DATASET_STATE)) and not (path.parent / DATASET_STATE).is_file()
+    if path.suffix == ".arrow" and (path.parent / DATASET_STATE).is_file():
+        # Results of earlier work on a dataset lie beside it as cache-*.arrow; the dataset itself is what it lists.
+        state = json.loads((path.parent / DATASET_STATE).read_text("utf-8"))
+        return path.name in [entry["filename"] for entry in state.get("_data_files", [])]
+    return path.name.endswith((*ROW_SUFFIXES, *COLUMN_SUFFIXES))
 
 
 def _gguf_of_package(stage: str, key: str, package: str) -> Path:

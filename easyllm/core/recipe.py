@@ -114,7 +114,8 @@ def validate(data: dict[str, Any], source: Source, model: type[R]) -> R:
 
 
 def _explain(entry: Any, source: Source, model: type[Section]) -> Problem:
-    keys: Keys = tuple(entry["loc"])
+    # A choice between kinds of entry, "(kind)", is no key of the recipe.
+    keys: Keys = tuple(key for key in entry["loc"] if not str(key).startswith("("))
     dotted = ".".join(str(key) for key in keys)
     file, line = source.place(keys)
     stage = str(keys[0]) if len(keys) > 1 else None

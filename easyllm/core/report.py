@@ -11,7 +11,7 @@ from easyllm.core.stage import Plan
 
 
 def run_document(rows: list[Any]) -> dict[str, Any]:
-    """{"stages": [{"stage", "status", "seconds", "path", "digest", "metrics"}]}."""
+    """{"stages": [{"stage", "status", "seconds", "path", "digest", "metrics"}]}; a corpus may have "pretraining"."""
     return {
         "stages": [
             {
@@ -21,6 +21,7 @@ def run_document(rows: list[Any]) -> dict[str, Any]:
                 "path": str(row.path),
                 "digest": row.manifest.digest,
                 "metrics": row.manifest.metrics,
+                **({"pretraining": row.pretraining} if row.pretraining else {}),
             }
             for row in rows
         ]
@@ -49,6 +50,11 @@ def _headlines(rows: list[Any]) -> list[str]:
     lines = []
     for row in rows:
         metrics = row.manifest.metrics
+        if row.manifest.kind == "corpus":
+            lines.append(say("headline_corpus", documents=metrics["documents"], tokens=metrics["tokens"],
+                             duplicates=metrics["duplicate_documents"], path=row.path))  # fmt: skip
+        if row.pretraining:
+            lines.append(say("headline_epochs", **row.pretraining))
         if row.manifest.kind == "checkpoint":
             lines.append(say("headline_checkpoint", first=metrics["first_loss"], last=metrics["last_loss"]))
         if row.manifest.kind == "scores" and "base_loss" in metrics:

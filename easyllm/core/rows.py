@@ -1,7 +1,7 @@
 """Rows of a user's data files: JSONL, plain or compressed, read one at a time, every fault with its file and line.
 
-``.jsonl``, ``.jsonl.gz`` and ``.jsonl.zst`` are read in constant memory. A ``.json`` file may hold one list of
-objects instead, which is read whole.
+``.jsonl``, ``.jsonl.gz`` and ``.jsonl.zst`` are read in constant memory, whole or in ``Cut``s. A ``.json`` file may
+hold one list of objects instead, which is read whole.
 """
 
 import gzip
@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -40,11 +41,23 @@ def read_text(path: Path, stage: str) -> str:
     return Rows(path, stage).whole_text()
 
 
-class Rows:
-    """What ``read_rows`` gives, with the ``position`` in the file for a progress bar."""
+@dataclass(frozen=True)
+class Cut:
+    """A part of a JSONL file: the rows whose line begins in bytes ``begin`` to ``end`` of it."""
 
-    def __init__(self, path: Path, stage: str) -> None:
-        self._path, self._stage = path, stage
+    begin: int
+    end: int
+    data: bytes | None = None
+    """The lines themselves, unpacked: a compressed file cannot be entered in the middle."""
+    lines_before: int | None = None
+    """Lines of the file before the cut; None: not known, and counted only when an error must name its line."""
+
+
+class Rows:
+    """What ``read_rows`` gives, with the ``position`` in the file for a progress bar; ``cut`` is all that is read."""
+
+    def __init__(self, path: Path, stage: str, cut: Cut | None = None) -> None:
+        self._path, self._stage, self._cut = path, stage, cut
         self._raw: BinaryIO | None = None
 
     @property
@@ -53,11 +66,22 @@ class Rows:
         return self._raw.tell() if self._raw and not self._raw.closed else 0
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line, row); lines are counted from the beginning of the cut, ``line_of`` makes the file's of them."""
+        if self._cut:
+            yield from self._rows_of_cut(self._cut)
+            return
         with self._path.open("rb") as self._raw:
             try:
                 yield from self._rows(decompressed(self._raw, self._path))
             except BROKEN as error:
                 raise broken(self._path, self._stage, error) from error
+
+    def line_of(self, number: int) -> int:
+        """The line of the file that ``number`` of the cut stands for."""
+        if self._cut is None:
+            return number
+        before = self._cut.lines_before
+        return number + (_count_lines(self._path, self._cut.begin) if before is None else before)
 
     def whole_text(self) -> str:
         """The file's contents as one text, whatever it holds."""
@@ -78,6 +102,21 @@ class Rows:
             if not line.isspace():
                 yield number, self._object(self._parse(line, number), number)
             number, line = number + 1, file.readline(LONGEST_ROW_BYTES + 1)
+
+    def _rows_of_cut(self, cut: Cut) -> Iterator[tuple[int, dict[str, Any]]]:
+        with io.BytesIO(cut.data) if cut.data is not None else self._path.open("rb") as file:
+            at, number = 0, 1
+            if cut.data is None:
+                at = _to_line(file, cut.begin)
+            end = len(cut.data) if cut.data is not None else cut.end
+            number += at > cut.begin and cut.data is None  # the line that began before the cut is not of it
+            while at < end and (line := file.readline(LONGEST_ROW_BYTES + 1)):
+                at += len(line)
+                if number == 1 and not cut.begin:
+                    line = line.removeprefix(_BOM)
+                if not line.isspace():
+                    yield number, self._object(self._parse(line, number), number)
+                number += 1
 
     def _list(self, data: bytes, line: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """The objects of one JSON list that starts on ``line``, each with the line that it starts on."""
@@ -140,7 +179,41 @@ class Rows:
         return value
 
     def _fault(self, code: str, line: int, **params: Any) -> UserError:
-        return UserError(problem(code, stage=self._stage, file=self._path, line=line, **params))
+        return UserError(problem(code, stage=self._stage, file=self._path, line=self.line_of(line), **params))
+
+
+def _to_line(file: BinaryIO, at: int) -> int:
+    """Go to the first line that begins at byte ``at`` or after it; the byte it begins at."""
+    if at:
+        file.seek(at - 1)
+        while (rest := file.readline(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
+            continue
+    return file.tell()
+
+
+def _count_lines(path: Path, end: int) -> int:
+    """Line ends in the first ``end`` bytes."""
+    count = 0
+    with path.open("rb") as file:
+        while end > 0 and (data := file.read(min(end, _CHUNK_BYTES))):
+            count, end = count + data.count(b"\n"), end - len(data)
+    return count
+
+
+def cuts_of_packed(path: Path, stage: str, size: int) -> Iterator[tuple[Cut, int]]:
+    """(cut, bytes on disk read for it) of a compressed JSONL file: whole lines of about ``size`` bytes unpacked.
+
+    Raises UserError ROWS-003 where the file is broken.
+    """
+    with path.open("rb") as raw:
+        try:
+            file, at, lines, before = decompressed(raw, path), 0, 0, 0
+            while data := file.read(size):
+                data += file.readline(LONGEST_ROW_BYTES + 1)
+                yield Cut(at, at + len(data), data, lines), raw.tell() - before
+                at, lines, before = at + len(data), lines + data.count(b"\n"), raw.tell()
+        except BROKEN as error:
+            raise broken(path, stage, error) from error
 
 
 def decompressed(raw: BinaryIO, path: Path) -> BinaryIO:

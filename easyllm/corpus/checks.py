@@ -1,16 +1,31 @@
 """What must hold before text is tokenised. No torch, no tokenizers: files' heads and the tokenizer's own files."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from easyllm.core.errors import Problem, problem
 from easyllm.core.stage import Job
 from easyllm.corpus import tokenizer_files
 from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.sample import look
+from easyllm.corpus.sources import Source, files_of, sources_of
 from easyllm.corpus.vocabulary import SMALLEST_VOCABULARY, SPECIAL_TOKENS
 
 
 def check(job: Job[CorpusConfig]) -> list[Problem]:
     """Everything wrong with the section, the tokenizer it takes, and the heads of the files."""
-    return [*_tokenizer(job), *_files(job)]
+    return [*_sources(job.config), *_tokenizer(job), *_files(job)]
+
+
+def _sources(config: CorpusConfig) -> list[Problem]:
+    if config.plain and config.weighted:
+        return [problem("CORPUS-011", stage="corpus", key="corpus.input", plain=config.plain[0])]
+    names = [entry.name for entry in config.weighted]
+    return [
+        problem("CORPUS-012", stage="corpus", key=f"corpus.input.{n}.name", name=name)
+        for n, name in enumerate(names)
+        if name in names[:n]
+    ]
 
 
 def _tokenizer(job: Job[CorpusConfig]) -> list[Problem]:
@@ -31,14 +46,27 @@ def _tokenizer(job: Job[CorpusConfig]) -> list[Problem]:
 
 
 def _files(job: Job[CorpusConfig]) -> list[Problem]:
-    if not job.ready("input"):
+    ready = all(job.ready(role) for role in job.inputs if role.startswith("input"))
+    if not ready or (job.config.plain and job.config.weighted):
         return []
-    sample = look(job.inputs["input"].files, job.config.text_key)
+    files, _ = files_of(sources_of(job))
+    sample = look(files, job.config.text_key)
     if sample.whole and not sample.documents and not sample.problems:
-        return [no_documents(len(job.inputs["input"].files), sample.empty)]
+        return [no_documents(len(files), sample.empty)]
     return sample.problems
 
 
 def no_documents(files: int, empty: int) -> Problem:
     """CORPUS-003: nothing to tokenise."""
     return problem("CORPUS-003", stage="corpus", key="corpus.input", files=files, empty=empty)
+
+
+def empty_parts(sources: Sequence[Source], parts: Sequence[str], totals: Sequence[Any]) -> list[Problem]:
+    """CORPUS-013 for each part of the split that a source left without a document: Megatron hangs on one."""
+    return [
+        problem("CORPUS-013", stage="corpus", key="corpus.split", part=part, name=source.name or "-",
+                documents=sum(total.documents))
+        for source, total in zip(sources, totals, strict=True)
+        for part, documents in zip(parts, total.documents, strict=True)
+        if not documents
+    ]  # fmt: skip

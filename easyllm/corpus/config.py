@@ -1,8 +1,8 @@
 """What can be asked of the corpus stage."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -29,12 +29,56 @@ class TokenizerConfig(Section):
     modelscope:org/name or package:NAME."""
 
 
+class WeightedSource(Section):
+    """Files that pretraining draws from with a weight of their own."""
+
+    source: Annotated[list[str], Takes("files", columns=True), Field(min_length=1)]
+    """As a plain corpus.input: files, folders, globs, builtin:NAME."""
+    weight: Annotated[float, Field(gt=0)]
+    """Share of the training samples, in relation to the other sources' weights."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names its files and its lines in the report."""
+
+
+class Split(Section):
+    """Parts of the documents, in relation to each other: 98, 1, 1. Equal texts are never in two parts."""
+
+    train: Annotated[float, Field(gt=0)]
+    """For training."""
+    valid: Annotated[float, Field(ge=0)] = 0
+    """For the loss that is watched while training."""
+    test: Annotated[float, Field(ge=0)] = 0
+    """For the loss at the very end."""
+
+
+def _kind(value: Any) -> str:
+    return "(plain)" if isinstance(value, str) else "(weighted)"
+
+
 class CorpusConfig(Section):
     """Text becomes a tokenizer and indexed tokens, .bin and .idx as Megatron-Core reads them."""
 
-    input: Annotated[list[str], Takes("files"), Field(min_length=1)]
-    """Files, folders, globs, builtin:NAME: JSONL, .json with one list, .txt of one document, also .gz and .zst."""
+    input: Annotated[
+        list[Annotated[Annotated[str, Tag("(plain)")] | Annotated[WeightedSource, Tag("(weighted)")],
+                       Discriminator(_kind)]],
+        Takes("files", columns=True), Field(min_length=1),
+    ]  # fmt: skip
+    """Files, folders, globs, builtin:NAME: JSONL, .json with one list, .txt of one document, also .gz and .zst;
+    Parquet, and folders that Hugging Face datasets saved to disk. Or several sources, each {source, weight, name}."""
     text_key: str = "text"
-    """Key of the row that holds the document's text; the other keys are not used."""
+    """Key of the row, or column, that holds the document's text; the others are not used."""
     tokenizer: TokenizerConfig = TokenizerConfig(train=TrainTokenizer())
     """Learn a tokenizer, or take one that exists."""
+    split: Split | None = None
+    """Documents to hold back from training, chosen by a hash of seed and text; null: all are for training."""
+    workers: Annotated[int | None, Field(ge=1, exclude=True)] = None
+    """Processes that tokenise at the same time; null: one a core. The result is the same whatever the number."""
+
+    @property
+    def plain(self) -> list[str]:
+        """The references of ``input`` that have no weight; checks refuse a mixture."""
+        return [entry for entry in self.input if isinstance(entry, str)]
+
+    @property
+    def weighted(self) -> list[WeightedSource]:
+        return [entry for entry in self.input if isinstance(entry, WeightedSource)]

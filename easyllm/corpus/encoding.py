@@ -1,64 +1,16 @@
-"""Documents to tokens, in batches over all cores, in constant memory."""
+"""Which texts are given to the encoder and to those who prepare it, and in what batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from easyllm.core.progress import Progress, progress
-from easyllm.corpus.documents import Document, read_documents
-from easyllm.corpus.indexed import IndexedWriter
-from easyllm.corpus.tokenizer import Vocabulary
+from easyllm.corpus.documents import Document, Span, of_span, read_documents
+from easyllm.corpus.encoder import PROOF_CHARACTERS
 
-BATCH_CHARACTERS = 1 << 21
-"""Enough documents for every core; an encoding takes some hundred bytes a token while its batch lasts."""
+BATCH_CHARACTERS = 1 << 19
+"""An encoding takes some hundred bytes a token while its batch lasts, in every worker."""
 
 KILO = 1000
-
-
-@dataclass
-class Counts:
-    """What went into the tokens."""
-
-    documents: int = 0
-    empty: int = 0
-    tokens: int = 0
-    """The end-of-document tokens counted."""
-    text_bytes: int = 0
-    """UTF-8 bytes of the documents that are not empty."""
-    file_documents: list[int] = field(default_factory=list)
-    file_tokens: list[int] = field(default_factory=list)
-
-    def add(self, document: Document, tokens: int) -> None:
-        self.documents += 1
-        self.tokens += tokens
-        self.text_bytes += len(document.text.encode())
-        self.file_documents[document.file] += 1
-        self.file_tokens[document.file] += tokens
-
-
-def encode(files: Sequence[Path], text_key: str, vocabulary: Vocabulary, writer: IndexedWriter) -> Counts:
-    """Every document that is not empty, followed by the end token, into ``writer``."""
-    counts = Counts(file_documents=[0] * len(files), file_tokens=[0] * len(files))
-    end_id = vocabulary.end_id
-    with FileProgress("tokens", files) as bar:
-        for batch in batches(count_empty(read_documents(files, text_key), counts)):
-            encoded = vocabulary.tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False)
-            for document, encoding in zip(batch, encoded, strict=True):
-                ids = encoding.ids
-                ids.append(end_id)
-                writer.add(ids)
-                counts.add(document, len(ids))
-            bar.reached(batch[-1], documents=counts.documents, tokens=counts.tokens)
-    return counts
-
-
-def count_empty(documents: Iterable[Document], counts: Counts) -> Iterator[Document]:
-    """The documents that are not empty; the others are counted."""
-    for document in documents:
-        if document.empty:
-            counts.empty += 1
-        else:
-            yield document
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -85,6 +37,19 @@ def training_texts(files: Sequence[Path], text_key: str, share: float) -> Iterat
                 yield document.text
             passed += len(document.text)
             bar.reached(document)
+
+
+def proof_texts(files: Sequence[Path], text_key: str, most_files: int = 50) -> Iterator[str]:
+    """The heads of files taken evenly, ``PROOF_CHARACTERS`` in all: what the encoder is proven on."""
+    chosen = range(0, len(files), -(-len(files) // most_files))
+    for index in chosen:
+        left = PROOF_CHARACTERS // len(chosen)
+        for document in of_span(Span(index), files, text_key):
+            if left <= 0:
+                break
+            if not document.empty:
+                left -= len(document.text)
+                yield document.text
 
 
 class FileProgress:

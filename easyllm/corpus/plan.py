@@ -7,19 +7,21 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.corpus.config import CorpusConfig, TokenizerConfig
 from easyllm.corpus.sample import Sample, look
+from easyllm.corpus.sources import files_of, sources_of
 from easyllm.corpus.vocabulary import dtype_bytes, plain_specials, token_dtype
 
 TAKEN_OVER_BYTES_PER_TOKEN = 4.0
 """English prose under the vocabularies of 32,000 to 150,000 tokens that models ship with."""
 
-INDEX_BYTES_PER_DOCUMENT = 20
+INDEX_BYTES_PER_DOCUMENT = 32
+"""20 in the index, 12 more in the shards until they are published."""
 TOKENIZER_BYTES = 20_000_000
 
 
 def plan(job: Job[CorpusConfig]) -> Plan:
     """Documents, tokens and disk; what was not read is an estimate and says so."""
-    found = job.inputs["input"]
-    sample = look(found.files, job.config.text_key)
+    files, _ = files_of(sources_of(job))
+    sample = look(files, job.config.text_key)
     documents = round(sample.documents * sample.scale)
     text = round(sample.text_bytes * sample.scale)
     tokens = round(text / bytes_per_token(job.config.tokenizer)) + documents
@@ -27,7 +29,7 @@ def plan(job: Job[CorpusConfig]) -> Plan:
     exact = "" if sample.whole else " (estimate)"
     return Plan(
         figures={
-            "files": len(found.files),
+            "files": len(files),
             "input, bytes": sample.total_bytes,
             f"documents{exact}": documents,
             f"empty documents, skipped{exact}": round(sample.empty * sample.scale),

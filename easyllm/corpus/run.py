@@ -1,57 +1,101 @@
-"""Run the corpus stage: a tokenizer, then every document through it into Megatron's indexed dataset."""
+"""Run the corpus stage: a tokenizer, then every document through it into Megatron's indexed datasets."""
 
 import time
+from collections.abc import Sequence
+from contextlib import closing
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
+from easyllm.core.progress import progress
 from easyllm.core.stage import Job, Result
-from easyllm.corpus import tokenizer
-from easyllm.corpus.checks import no_documents
+from easyllm.corpus import shards, tokenizer
+from easyllm.corpus.checks import empty_parts, no_documents
 from easyllm.corpus.config import CorpusConfig
-from easyllm.corpus.encoding import Counts, encode, training_texts
-from easyllm.corpus.indexed import IndexedWriter
+from easyllm.corpus.coverage import doubtful_ids
+from easyllm.corpus.encoder import Encoder, choose
+from easyllm.corpus.encoding import KILO, proof_texts, training_texts
+from easyllm.corpus.gather import Gathered
+from easyllm.corpus.pieces import pieces
 from easyllm.corpus.plan import decisions, training_share
 from easyllm.corpus.report import write_report
 from easyllm.corpus.sample import look
+from easyllm.corpus.shards import Shard, Work
+from easyllm.corpus.sources import Source, files_of, parts_of, prefixes_of, record_of, sources_of
 from easyllm.corpus.vocabulary import token_dtype
-
-PREFIX = "tokens"
+from easyllm.corpus.workers import cores, make_shards
 
 
 def run(job: Job[CorpusConfig]) -> Result:
-    """tokens.bin, tokens.idx, tokenizer/, report.json, report.md and lengths.png in ``job.out``."""
+    """A .bin and .idx for each source and part of the split, tokenizer/, report.json, report.md and lengths.png."""
     begin = time.monotonic()
-    files, key = job.inputs["input"].files, job.config.text_key
-    sample = look(files, key)
-    share = training_share(job.config.tokenizer, sample)
-    vocabulary = tokenizer.make(job, training_texts(files, key, share))
+    config, sources = job.config, sources_of(job)
+    files, _ = files_of(sources)
+    sample = look(files, config.text_key)
+    share = training_share(config.tokenizer, sample)
+    vocabulary = tokenizer.make(job, training_texts(files, config.text_key, share))
     dtype, why = token_dtype(vocabulary.size)
-    writer = IndexedWriter(job.out / PREFIX, dtype)
-    counts = encode(files, key, vocabulary, writer)
-    if not counts.documents:
-        raise UserError(no_documents(len(files), counts.empty))
-    writer.finish()
+    choice = choose(vocabulary.tokenizer, proof_texts(files, config.text_key))
+    gathered = tokenise(job, sources, vocabulary, choice.encoder)
+    total = _total(gathered.totals)
+    if not sum(total.documents):
+        raise UserError(no_documents(len(files), total.empty))
+    problems = empty_parts(sources, list(parts_of(config.split)), gathered.totals)
+    if problems:
+        raise UserError(*problems)
+    gathered.finish()
     ledger = vocabulary.ledger()
-    write_report(job.out, files, counts, writer.lengths, ledger)
-    made = [d for d in decisions(job.config, sample) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
+    duplicates = write_report(job.out, sources, list(parts_of(config.split)), gathered, total, ledger)
+    made = [d for d in decisions(config, sample) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
+    made.append(choice.decision)
     return Result(
         kind="corpus",
-        metrics=_metrics(counts, time.monotonic() - begin),
+        metrics={
+            "documents": sum(total.documents),
+            "tokens": sum(total.tokens),
+            "empty_documents": total.empty,
+            "duplicate_documents": duplicates,
+            "bytes_text": total.text_bytes,
+            "seconds": round(time.monotonic() - begin, 3),
+        },
         decisions=made,
         records={
             "ledger": ledger,
-            "tokens": {
-                "prefix": PREFIX, "documents": counts.documents, "tokens": counts.tokens, "dtype": dtype,
-            },
+            "engine": choice.record,
+            "tokens": record_of(sources, config.split, gathered.totals, dtype),
         },
+    )
+
+
+def tokenise(
+    job: Job[CorpusConfig], sources: Sequence[Source], vocabulary: tokenizer.Vocabulary, encoder: Encoder
+) -> Gathered:
+    """Every document that is not empty, followed by the end token, in the .bin of its source and part."""
+    files, source_of = files_of(sources)
+    dtype, _ = token_dtype(vocabulary.size)
+    unknown_ids, byte_ids = doubtful_ids(vocabulary.tokenizer)
+    work = Work(
+        directory=shards.home(job.out), files=files, text_key=job.config.text_key,
+        encoder=encoder, end_id=vocabulary.end_id, dtype=dtype, vocabulary_size=vocabulary.size, seed=job.seed,
+        shares=tuple(parts_of(job.config.split).values()), unknown_ids=unknown_ids, byte_ids=byte_ids,
     )  # fmt: skip
+    work.directory.mkdir(exist_ok=True)
+    prefixes = [[job.out / name for name in names] for names in prefixes_of(sources, job.config.split)]
+    gathered = Gathered(work.directory, prefixes, dtype)
+    documents = tokens = read = 0
+    made = make_shards(work, pieces(files, job.config.text_key, source_of), job.config.workers or cores())
+    whole = sum(path.stat().st_size for path in files) // KILO
+    with closing(made), progress("tokens", whole, "kB") as bar:
+        for piece, shard in made:
+            gathered.add(piece, shard)
+            documents, tokens = documents + sum(shard.documents), tokens + sum(shard.tokens)
+            bar.advance((read + piece.bytes) // KILO - read // KILO, documents=documents, tokens=tokens)
+            read += piece.bytes
+    return gathered
 
 
-def _metrics(counts: Counts, seconds: float) -> dict[str, float | int]:
-    return {
-        "documents": counts.documents,
-        "tokens": counts.tokens,
-        "empty_documents": counts.empty,
-        "bytes_text": counts.text_bytes,
-        "seconds": round(seconds, 3),
-    }
+def _total(totals: Sequence[Shard]) -> Shard:
+    parts = len(totals[0].documents)
+    total = Shard([0] * parts, [0] * parts)
+    for one in totals:
+        total.add(one)
+    return total

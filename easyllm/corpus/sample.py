@@ -6,7 +6,7 @@ from pathlib import Path
 
 from easyllm.core.errors import Problem, UserError
 from easyllm.core.rows import plain_suffix
-from easyllm.corpus.documents import of_file
+from easyllm.corpus.documents import Span, of_span
 
 FILE_ROWS = 2_000
 FILE_BYTES = 8_000_000
@@ -42,19 +42,20 @@ def look(files: Sequence[Path], text_key: str) -> Sample:
     """Read the head of each file; at most one problem a file. Reading on is the run's work."""
     sample = Sample(sum(path.stat().st_size for path in files))
     limit = min(FILE_BYTES, TOTAL_BYTES // max(1, len(files)))
-    for index, path in enumerate(files):
+    for index in range(len(files)):
         if sample.text_bytes >= TOTAL_BYTES or len(sample.problems) >= MOST_PROBLEMS:
             sample.whole = False
             break
         try:
-            _look_at(sample, index, path, text_key, limit)
+            _look_at(sample, index, files, text_key, limit)
         except UserError as error:
             sample.problems += error.problems
             sample.whole = False
     return sample
 
 
-def _look_at(sample: Sample, index: int, path: Path, text_key: str, limit: int) -> None:
+def _look_at(sample: Sample, index: int, files: Sequence[Path], text_key: str, limit: int) -> None:
+    path = files[index]
     size_on_disk = path.stat().st_size
     if size_on_disk > FILE_BYTES and plain_suffix(path) in (".txt", ".json"):  # not to be had by the head alone
         sample.documents += 1
@@ -63,7 +64,7 @@ def _look_at(sample: Sample, index: int, path: Path, text_key: str, limit: int) 
         sample.whole = False
         return
     seen = rows = position = 0
-    for document in of_file(index, path, text_key):
+    for document in of_span(Span(index), files, text_key):
         size = len(document.text.encode())
         sample.empty += document.empty
         sample.documents += not document.empty

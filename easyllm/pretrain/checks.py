@@ -111,6 +111,8 @@ def _corpus(job: Job[PretrainConfig]) -> list[Problem]:
     manifest = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
     if manifest is None:
         return []
+    if "prefix" not in manifest.records["tokens"]:
+        return [_wrong("CORPUS-014", "corpus", sources=len(manifest.records["tokens"]["sources"]))]
     asked, tokens = job.config.sequence_tokens, int(manifest.records["tokens"]["tokens"])
     if tokens > asked:  # one more than a sample: labels are the tokens moved by one
         return []

@@ -21,7 +21,7 @@ from easyllm.core.artifact import list_outputs
 from easyllm.core.digest import of_value
 from easyllm.core.stage import Result
 from easyllm.corpus.checks import check
-from easyllm.corpus.indexed import IndexedWriter
+from easyllm.corpus.indexed import DocumentWriter, read_lengths, write_index
 from easyllm.corpus.plan import plan
 from easyllm.corpus.sample import look
 
@@ -68,16 +68,22 @@ def test_bytes_are_those_of_megatrons_own_builder_and_its_dataset_reads_them(tmp
 
     random = numpy.random.default_rng(7)
     top = 65_499 if dtype == "uint16" else 150_000
-    documents = [random.integers(0, top, size=length).tolist() for length in (1, 5, 300, 2, 1, 4096)]
+    documents = [random.integers(0, top, size=length).tolist() for length in (1, 5, 0, 300, 2, 0, 0, 1, 4096, 0)]
     theirs = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=getattr(numpy, dtype))
     for ids in documents:
-        theirs.add_item(torch.tensor(ids))
+        theirs.add_item(torch.tensor(ids, dtype=torch.int64))
         theirs.end_document()
     theirs.finalize(str(tmp_path / "theirs.idx"))
-    ours = IndexedWriter(tmp_path / "ours", dtype)
-    for ids in documents:
-        ours.add(ids)
-    ours.finish()
+    shards = [tmp_path / "0.lengths", tmp_path / "1.lengths"]
+    tokens = b""
+    for part, lengths in ((documents[:4], shards[0]), (documents[4:], shards[1])):
+        ours = DocumentWriter(tmp_path / "shard", lengths, dtype)
+        for ids in part:
+            ours.add(ids)
+        ours.close()
+        tokens += (tmp_path / "shard").read_bytes()
+    (tmp_path / "ours.bin").write_bytes(tokens)
+    write_index(tmp_path / "ours.idx", dtype, len(documents), lambda: read_lengths(shards))
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"ours{suffix}").read_bytes() == (tmp_path / f"theirs{suffix}").read_bytes(), suffix
     read = IndexedDataset(str(tmp_path / "ours"))
@@ -273,7 +279,7 @@ def test_a_killed_corpus_keeps_the_tokenizer_it_had_learned(
     whole, _ = run_corpus(out="whole", input=["a.jsonl"], tokenizer=SMALL)
     job = corpus_job(out="cut", input=["a.jsonl"], tokenizer=SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "encode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stage, "tokenise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             stage.run(job)
     assert (job.out / "tokenizer" / "tokenizer.json").is_file()
