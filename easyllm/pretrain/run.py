@@ -18,6 +18,7 @@ from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.plan import JOB_FILE, RANK_PROGRAM, decisions
+from easyllm.pretrain.precision import choose_dtype
 
 LAST_STEPS = 10
 """The last loss is told alone and as the mean over so many steps."""
@@ -30,9 +31,10 @@ def run(job: Job[PretrainConfig]) -> Result:
         raise refuse("INPUT-005", stage=job.stage, key="pretrain.corpus", ref=corpus.ref)
     ledger = corpus.manifest.records["ledger"]
     device, device_decision = _device(job)
+    dtype, why_dtype = choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
     rank_job = RankJob(
         config=job.config,
-        architecture=architecture_of(job.config, ledger),
+        architecture=architecture_of(job.config, ledger, dtype),
         seed=job.seed,
         device=device,
         tokens=corpus.path / corpus.manifest.records["tokens"]["prefix"],
@@ -43,7 +45,7 @@ def run(job: Job[PretrainConfig]) -> Result:
     if not final.is_dir():  # it stands already where a kill came between training and publishing
         _train(job, rank_job)
         os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
-    return _gather(job, rank_job, corpus.path, ledger, device_decision)
+    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
 
 
 def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
@@ -56,6 +58,12 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
         why = say("why_gloo", why=why)
     note(say("ranks_on", ranks=job.config.ranks, device=device, why=why))
     return device, Decision("device", device, why)
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
@@ -75,7 +83,7 @@ def _outcome(rank_job: RankJob) -> dict[str, Any]:
 
 
 def _gather(
-    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision
+    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision, why_dtype: str
 ) -> Result:
     rows = losses.read(rank_job.losses)
     title = f"{job.recipe}: {rank_job.architecture.parameters():,} parameters, {rows[-1].tokens:,} tokens"
@@ -88,7 +96,7 @@ def _gather(
     return Result(
         kind="checkpoint",
         metrics=metrics(rows),
-        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch)],
+        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch, why_dtype)],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
 
@@ -97,7 +105,9 @@ def metrics(rows: list[losses.Row]) -> dict[str, Any]:
     """What the loss curve says in a few numbers."""
     last = rows[-LAST_STEPS:]
     seconds = sum(row.seconds for row in rows)
+    held_out = [row.validation for row in rows if row.validation is not None]
     return {
+        **({"validation_loss": held_out[-1]} if held_out else {}),
         "first_loss": rows[0].loss,
         "last_loss": rows[-1].loss,
         "last_loss_mean": sum(row.loss for row in last) / len(last),

@@ -6,7 +6,7 @@ from easyllm.pretrain import checkpoints, losses
 
 
 def row(step: int, loss: float = 1.5) -> losses.Row:
-    return losses.Row(step, loss / step, 1e-3, 0.1 + 0.2, step * 256, 0.5)
+    return losses.Row(step, loss / step, 1e-3, 0.1 + 0.2, step * 256, 0.5, 2.5 if step % 2 else None)
 
 
 def test_a_resumed_curve_holds_every_step_once(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_resumed_curve_holds_every_step_once(tmp_path: Path) -> None:
     for step in range(5, 9):
         losses.append(path, row(step))
     assert losses.read(path) == [row(step) for step in range(1, 9)]
-    assert path.read_text().splitlines()[0] == "step,loss,learning_rate,grad_norm,tokens,seconds"
+    assert path.read_text().splitlines()[0] == "step,loss,learning_rate,grad_norm,tokens,seconds,validation"
 
 
 def test_a_last_line_that_looks_whole_but_has_no_end_is_not_trusted(tmp_path: Path) -> None:

@@ -66,15 +66,21 @@ def save_whole(state: dict[str, Any], final: Path, architecture: Architecture, p
     dist.barrier()
 
 
+def plain_values(directory: Path) -> dict[str, Any]:
+    """What was saved beside the tensors, without reading any."""
+    return dict(dist_checkpointing.load_common_state_dict(str(directory))[SAVED])
+
+
 def load_whole(directory: Path, architecture: Architecture, state: dict[str, Any]) -> dict[str, Any]:
     """The tensors that ``state`` (sharded) asks for, and under ``SAVED`` the plain values. Every rank calls it.
 
     RuntimeError when the checkpoint holds another architecture: Megatron would cut or fill the vocabulary in silence.
+    Tensors come in the dtype that is asked for.
     """
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory))
     saved = dict(loaded[SAVED]["architecture"])
     asked = architecture.as_record()
-    differing = [key for key in asked if key != "tensor_parallel" and saved.get(key) != asked[key]]
+    differing = [key for key in asked if key not in ("tensor_parallel", "dtype") and saved.get(key) != asked[key]]
     if differing:
         pairs = ", ".join(f"{key} {saved.get(key)!r} (asked {asked[key]!r})" for key in differing)
         raise RuntimeError(f"{directory} holds another architecture: {pairs}")
