@@ -24,7 +24,7 @@ RAMP = {"global_samples": 12, "micro_samples": 2, "ramp": {"from_samples": 4, "b
 
 def scenario(steps: int = 4, load: str = "", save: str = "", held_out: bool = False, **changes: Any) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "model": LLAMA, "sequence_tokens": 16, "batch": {"global_samples": 8, "micro_samples": 2}, "ranks": 2,
+        "model": LLAMA, "sequence_tokens": 16, "batch": {"global_samples": 8, "micro_samples": 4}, "ranks": 2,
         "steps": 8, "optimizer": PLAIN, "device": "cpu",
     }  # fmt: skip
     found: dict[str, Any] = {"config": config | changes, "steps": steps, "held_out": held_out}
@@ -69,7 +69,9 @@ SCENARIOS: dict[str, Any] = {
 }
 FOUR_RANKS = {
     "halves of stages": scenario(ranks=4, parallel=HALVES | INTERLEAVED, optimizer=DISTRIBUTED),
-    "copies of stages": scenario(ranks=4, parallel=INTERLEAVED, optimizer=DISTRIBUTED),
+    "copies of stages": scenario(
+        ranks=4, parallel=INTERLEAVED, batch={"global_samples": 8, "micro_samples": 2}, optimizer=DISTRIBUTED
+    ),
 }
 
 

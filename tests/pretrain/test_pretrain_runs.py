@@ -15,6 +15,8 @@ import pytest
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import StageFailed
 from easyllm.pretrain import checkpoints, losses, run
+from easyllm.pretrain.checks import check
+from easyllm.pretrain.split import parts
 from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
 
 pytestmark = pytest.mark.slow
@@ -101,11 +103,34 @@ def test_ctrl_c_ends_the_ranks_without_a_word_from_them(base: Path, tmp_path: Pa
     assert "[rank" not in errors
 
 
-def test_one_rank_two_copies_and_two_halves_train_the_same_model(base: Path) -> None:
-    one, copies = curve(trained(base, "one-rank")), curve(trained(base, "data-parallel"))
-    assert copies == pytest.approx(one, abs=1e-4)
+def test_one_rank_and_two_halves_train_the_same_model(base: Path) -> None:
     # 1024 padded rows both ways, and every matrix is drawn whole before it is cut: the same first weights.
-    assert curve(trained(base, "tensor-parallel")) == pytest.approx(one, abs=1e-4)
+    one, halves = curve(trained(base, "one-rank")), curve(trained(base, "tensor-parallel"))
+    assert halves == pytest.approx(one, rel=1e-5)
+
+
+def test_the_held_out_documents_are_those_that_megatron_holds_out(base: Path) -> None:
+    corpus = shared_corpus(base)
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    record = manifest.records["tokens"]
+    train, held_out = parts(corpus / "tokens", record["documents"], 0.1)
+    assert train.documents + held_out.documents == record["documents"]
+    assert train.tokens is not None
+    assert held_out.tokens is not None
+    assert train.tokens + held_out.tokens == record["tokens"]
+    most = (held_out.tokens - 1) // 32
+    found = check(pretrain_job(corpus, base / "none", validation={"share": 0.1, "samples": most // 4 * 4 + 4}))
+    assert [p.code for p in found] == ["PRETRAIN-018"]
+    assert str(most) in str(found[0])
+    assert check(pretrain_job(corpus, base / "none", validation={"share": 0.1, "samples": most // 4 * 4})) == []
+
+
+def test_validation_is_in_the_curve_and_falls(base: Path) -> None:
+    rows = losses.read(trained(base, "llama") / "losses.csv")
+    measured = {row.step: row.validation for row in rows if row.validation is not None}
+    assert list(measured) == [20, 40, 60]
+    assert measured[60] < measured[20]
 
 
 def test_a_gpt2_model_trains_over_two_halves(base: Path) -> None:
