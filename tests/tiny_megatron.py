@@ -146,6 +146,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "one-rank": {"ranks": 1},
     "data-parallel": {},
     "tensor-parallel": {"parallel": {"tensor": 2}},
+    "stopped": {
+        "steps": 40,
+        "checkpoint_every_steps": 5,
+        "keep_every_steps": 20,
+        "parallel": {"tensor": 2},
+    },
     "gpt2": {
         "model": {"family": "gpt2", "layers": 2, "hidden": 64, "heads": 4, "dropout": 0.1},
         "parallel": {"tensor": 2, "sequence": True},

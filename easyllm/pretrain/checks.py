@@ -159,9 +159,7 @@ def _interleaving(config: PretrainConfig, unit: int) -> list[Problem]:
     if not odd:
         return []
     choice = nearest_legal(odd[0], group)
-    return [
-        _wrong("BATCH-005", "batch", asked=odd[0], pipeline=layout.pipeline, unit=unit, group=group, choice=choice)
-    ]
+    return [_wrong("BATCH-005", "batch", asked=odd[0], pipeline=layout.pipeline, unit=unit, group=group, choice=choice)]
 
 
 def _validation_batch(config: PretrainConfig, unit: int) -> list[Problem]:

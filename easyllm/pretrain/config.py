@@ -116,6 +116,9 @@ class Validation(Section):
 class PretrainConfig(Section):
     """Indexed tokens to a Megatron checkpoint, with its loss curve."""
 
+    # Another layout trains the same model from the same checkpoint.
+    HOW = frozenset({"ranks", "parallel", "recompute", "checkpoint_every_steps", "keep_checkpoints", "timeout_seconds"})
+
     engine: Literal["megatron", "deepspeed"] = "megatron"
     """megatron: Megatron-Core's own optimizer and data parallelism. deepspeed is not built yet."""
     corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"

@@ -25,8 +25,13 @@ class LedgerTokenizer:
 
 
 def datasets(
-    prefix: Path, tokenizer: LedgerTokenizer, sequence_tokens: int, wanted: tuple[int, int], share: float | None,
-    seed: int, cache: Path,
+    prefix: Path,
+    tokenizer: LedgerTokenizer,
+    sequence_tokens: int,
+    wanted: tuple[int, int],
+    share: float | None,
+    seed: int,
+    cache: Path,
 ) -> tuple[GPTDataset, GPTDataset | None]:
     """Samples of ``sequence_tokens`` tokens for training and, with a ``share`` of the documents, for validation.
 

@@ -10,9 +10,9 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
-from easyllm.pretrain.precision import BYTES, choose_dtype
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.precision import BYTES, choose_dtype
 
 RANK_PROGRAM = "easyllm.pretrain.train"
 JOB_FILE = "job.json"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,9 @@ from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
+from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
+from easyllm.pretrain.stop import StopOnRequest
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +31,9 @@ def main(job_file: Path) -> None:
     die_with_parent()
     job = RankJob.read(job_file)
     device = rank_device(job.device)
-    with megatron_session(device, layout_of(job.config), job.seed, job.config.timeout_seconds):
+    # The heartbeat is to find a hung rank first: it knows which one it is, a collective only that one is missing.
+    patience = 2 * job.config.timeout_seconds + 60
+    with megatron_session(device, layout_of(job.config), job.seed, patience):
         Training(job, device).run()
 
 
@@ -42,51 +47,77 @@ class Training:
         from easyllm.pretrain.engine import open_engine
 
         self._job, self._config, self._device = job, job.config, device
-        self._first = dist.get_rank() == 0
+        self._rank, self._first = dist.get_rank(), dist.get_rank() == 0
         self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed)
         self._plan = batch_plan(job.config)
         self._step = self._consumed = 0
+        self._stop = StopOnRequest()
 
     def run(self) -> None:
-        """Train to the last step, or to the one whose loss is no loss."""
+        """Train to the last step, to the one whose loss is no loss, or until SIGTERM."""
         self._resume()
         if self._first:
             losses.keep_up_to(self._job.losses, self._step)
-            checkpoints.prune(self._job.checkpoints, self._config.keep_checkpoints)
+            self._prune()
+            shutil.rmtree(self._job.beats, ignore_errors=True)  # of a run with more ranks, perhaps
         broken = self._loop()
         if self._first:
             layers, why = self._engine.layers
-            write_whole(self._job.outcome, json.dumps({"broken_step": broken, "layers": layers, "why": why}))
+            outcome = {"step": self._step, "broken": broken, "layers": layers, "why": why}
+            write_whole(self._job.outcome, json.dumps(outcome))
         self._engine.close()
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint where there is one."""
-        found = checkpoints.newest(self._job.checkpoints)
+        """Go on from the newest checkpoint that is as it was saved, where there is one."""
+        found = self._newest_whole()
         if found is None:
             return
-        saved = self._engine.load(found[1])
+        saved = self._engine.load(found)
         self._step, self._consumed = int(saved["step"]), int(saved["consumed"])
         if self._first:
             note(say("going_on", stage="pretrain", step=self._step, steps=self._config.steps))
 
-    def _loop(self) -> int | None:
-        """None, or the step whose loss is not a number."""
-        train, held_out = self._datasets()
+    def _newest_whole(self) -> Path | None:
+        """The first rank looks and drops what is damaged; all of them go on with what it found."""
+        import torch.distributed as dist
+
+        found: list[Path | None] = [None]
+        if self._first:
+            found = [_newest_whole(self._job.checkpoints)]
+        dist.broadcast_object_list(found)
+        return found[0]
+
+    def _loop(self) -> dict[str, Any] | None:
+        """None, or the step whose loss is no loss."""
+        train, held_out = self._datasets()  # all ranks meet in it, so what the first has cleared away is gone
+        pulse = Heartbeat(self._job.beats, self._rank, self._config.ranks, self._config.timeout_seconds)
+        try:
+            return self._steps(train, held_out, pulse)
+        finally:
+            pulse.stop()
+
+    def _steps(self, train: Any, held_out: Any, pulse: Heartbeat) -> dict[str, Any] | None:
         with _bar(self._config.steps, self._step, self._first) as bar:
             while self._step < self._config.steps:
                 started = time.perf_counter()
                 samples = step_samples(self._config.batch, self._consumed)
                 batches, count = self._batches(train, self._consumed, samples)
                 result = self._engine.train_step(batches, count, samples)
-                if not math.isfinite(result.loss):
-                    return self._step + 1
+                if not math.isfinite(result.loss) or result.loss == 0:
+                    return {"step": self._step + 1, "zero": result.loss == 0}
                 seconds = time.perf_counter() - started
                 self._step, self._consumed = self._step + 1, self._consumed + samples
+                pulse.moved(self._step)
                 validation = self._validate(held_out)
+                pulse.moved(self._step)
                 if bar is not None:
                     self._record(bar, result, samples, seconds, validation)
-                if self._due(self._config.checkpoint_every_steps):
+                stop = self._stop.agreed()
+                if stop or self._due(self._config.checkpoint_every_steps):
                     self._save()
+                    pulse.moved(self._step)
+                if stop and self._step < self._config.steps:
+                    return None
         return None
 
     def _due(self, every: int) -> bool:
@@ -141,7 +172,22 @@ class Training:
         path = checkpoints.path_of(self._job.checkpoints, self._step)
         self._engine.save(path, {"step": self._step, "consumed": self._consumed})
         if self._first:
-            checkpoints.prune(self._job.checkpoints, self._config.keep_checkpoints)
+            self._prune()
+
+    def _prune(self) -> None:
+        checkpoints.prune(self._job.checkpoints, self._config.keep_checkpoints, self._config.keep_every_steps)
+
+
+def _newest_whole(directory: Path) -> Path | None:
+    from easyllm.core.megatron.checkpoint import damage
+
+    for step, path in reversed(checkpoints.whole(directory)):
+        damaged = damage(path)
+        if damaged is None:
+            return path
+        note(say("checkpoint_damaged", stage="pretrain", step=step, file=damaged))
+        shutil.rmtree(path)
+    return None
 
 
 def _bar(steps: int, done: int, first: bool) -> AbstractContextManager[Progress | None]:

@@ -51,7 +51,8 @@ def main():
 
     config = PretrainConfig.model_validate({
         "model": {"family": "llama", "layers": 2, "hidden": 32, "heads": 4}, "sequence_tokens": 16,
-        "batch": {"global_samples": 4, "micro_samples": 2}, "steps": 4, "optimizer": {"warmup_steps": 0}})
+        "batch": {"global_samples": 4, "micro_samples": 2}, "steps": 4,
+        "optimizer": {"warmup_steps": 0, "distributed": True}})
     engine = MegatronEngine(llama, config, device, 1234)
     ids = torch.arange(34).reshape(2, 17)
     batch = {"tokens": ids[:, :-1], "labels": ids[:, 1:], "loss_mask": torch.ones(2, 16),

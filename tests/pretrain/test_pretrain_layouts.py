@@ -78,7 +78,9 @@ FOUR_RANKS = {
 def train(folder: Path, scenarios: dict[str, Any], ranks: int) -> dict[str, Any]:
     job = folder / "job.json"
     job.write_text(json.dumps({"scenarios": scenarios}), "utf-8")
-    run_ranks("engine_ranks", [str(job)], ranks, {"PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"})
+    run_ranks(
+        "engine_ranks", [str(job)], ranks, {"PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"}
+    )
     return dict(json.loads((folder / "results.json").read_text("utf-8")))
 
 

@@ -47,9 +47,11 @@ def test_the_loss_falls_and_the_artifact_has_all_that_convert_needs(base: Path) 
 Started = tuple["subprocess.Popen[str]", list[psutil.Process]]
 
 
-def start(corpus: Path, out: Path, name: str, rows: int, steps: int | None = None) -> Started:
+def start(
+    corpus: Path, out: Path, name: str, rows: int, steps: int | None = None, timeout: float | None = None
+) -> Started:
     """Start one of RUNS in a session of its own; gives it and all its children once ``rows`` steps are done."""
-    changes = RUNS[name] | ({"steps": steps} if steps else {})
+    changes = RUNS[name] | ({"steps": steps} if steps else {}) | ({"timeout_seconds": timeout} if timeout else {})
     code = (
         "import json, sys; from pathlib import Path; from tiny_megatron import pretrain\n"
         "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3]))"
@@ -101,6 +103,43 @@ def test_ctrl_c_ends_the_ranks_without_a_word_from_them(base: Path, tmp_path: Pa
     assert errors.strip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") == 1  # of the process that called the stage; the pipeline catches it
     assert "[rank" not in errors
+
+
+def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over_on_another_layout(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus, out = shared_corpus(base), tmp_path / "out"
+    process, children = start(corpus, out, "stopped", rows=8)
+    process.terminate()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    before = losses.read(out / "losses.csv")
+    (_, good), (last, damaged) = checkpoints.whole(out / "checkpoints")[-2:]
+    assert last == before[-1].step < 40  # the step it was in, not the last multiple of five
+    file = max(damaged.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capfd.readouterr()
+    pretrain(corpus, out, **RUNS["stopped"] | {"ranks": 1, "parallel": {"tensor": 1}})
+    said = capfd.readouterr().err
+    assert f"step {last} is damaged ({file.name}" in said
+    assert f"step {int(good.name[5:])}" in said
+    after = losses.read(out / "losses.csv")
+    assert [row.step for row in after] == list(range(1, 41))
+    assert [row.loss for row in after[:last]] == pytest.approx([row.loss for row in before], rel=1e-5)
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000020"]
+
+
+def test_a_rank_that_stands_still_is_found_and_named(base: Path, tmp_path: Path) -> None:
+    process, children = start(shared_corpus(base), tmp_path / "out", "data-parallel", 3, steps=100_000, timeout=5)
+    rank = next(p for p in children if p.is_running() and p.environ().get("RANK") == "1")
+    rank.suspend()
+    _, errors = process.communicate(timeout=90)
+    assert "PRETRAIN-022" in errors
+    assert "rank 1 did not move for 5 s at step" in errors
+    assert f"process {rank.pid}" in errors
 
 
 def test_one_rank_and_two_halves_train_the_same_model(base: Path) -> None:
