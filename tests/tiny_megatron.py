@@ -139,14 +139,23 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": pretrain_config()["model"] | {"dropout": 0.1},
         "steps": 60,
         "checkpoint_every_steps": 20,
-        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4},
+        "parallel": {"pipeline": 2},
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "distributed": True},
+        "validation": {"share": 0.1, "every_steps": 20, "samples": 16},
     },
     "one-rank": {"ranks": 1},
     "data-parallel": {},
     "tensor-parallel": {"parallel": {"tensor": 2}},
+    "stopped": {
+        "steps": 40,
+        "checkpoint_every_steps": 5,
+        "keep_every_steps": 20,
+        "parallel": {"tensor": 2},
+    },
     "gpt2": {
         "model": {"family": "gpt2", "layers": 2, "hidden": 64, "heads": 4, "dropout": 0.1},
-        "parallel": {"tensor": 2},
+        "parallel": {"tensor": 2, "sequence": True},
+        "precision": "bf16",
     },
 }
 """Training runs that several tests look at, each run once; changes to ``pretrain_config``."""

@@ -6,13 +6,14 @@ report must be stock code. Whatever number of ranks wrote the checkpoint, one re
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 from easyllm.core.megatron.session import megatron_session, rank_device
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(job_file: Path) -> None:
     die_with_parent()
     job = ReadJob(**json.loads(job_file.read_text("utf-8")))
     device = rank_device("cpu")
-    with megatron_session(device, tensor=1, seed=1):
+    with megatron_session(device, Layout(), seed=1):
         _read(job, device)
 
 
@@ -51,8 +52,9 @@ def _read(job: ReadJob, device: "torch.device") -> None:
     from easyllm.core.megatron.checkpoint import load_whole
     from easyllm.core.megatron.model import build_model
 
-    architecture = Architecture.from_record(job.architecture)
-    model = build_model(architecture, device, tensor=1)
+    # In fp32 whatever it was trained in, so that the parity report compares the mapping and not the rounding.
+    architecture = replace(Architecture.from_record(job.architecture), dtype="float32")
+    [model] = build_model(architecture, device)
     loaded = load_whole(Path(job.checkpoint), architecture, {"model": model.sharded_state_dict()})
     model.load_state_dict(loaded["model"])
     model.eval()

@@ -24,8 +24,9 @@ def config_of(job: Job[Any]) -> dict[str, Any]:
 
 def fingerprint(job: Job[Any]) -> str:
     """Of everything that decides the outcome: stage, config, seed and the content of every input."""
+    config = {name: value for name, value in config_of(job).items() if name not in job.config.HOW}
     inputs = {role: found.digest for role, found in job.inputs.items()}
-    return of_value([job.stage, config_of(job), job.seed, inputs])
+    return of_value([job.stage, config, job.seed, inputs])
 
 
 def state(job: Job[Any]) -> State:

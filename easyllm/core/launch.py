@@ -7,9 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 from easyllm.core.errors import failed
+
+if TYPE_CHECKING:
+    import psutil
 
 LAUNCHER = "EASYLLM_LAUNCHER_PID"
 """Tells a rank which process waits for it."""
@@ -24,10 +28,18 @@ def torchrun_command(module: str, arguments: list[str], ranks: int, *options: st
     ]  # fmt: skip
 
 
-def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str] | None = None) -> None:
+def run_ranks(
+    module: str,
+    arguments: list[str],
+    ranks: int,
+    env: dict[str, str] | None = None,
+    ends_on_sigterm: bool = False,
+) -> None:
     """Run ``python -m module arguments`` on ``ranks`` processes; what they print goes to our stderr.
 
     Raises StageFailed when a rank dies. Interrupted, it takes the ranks along: what they had saved is whole.
+    A program that ``ends_on_sigterm`` of itself is given SIGTERM when we get it, and the time to save; a second one
+    does not wait. Either way KeyboardInterrupt comes out.
     """
     # Ctrl-C reaches the whole process group; only we answer it, or every rank prints a traceback.
     command = torchrun_command(module, arguments, ranks, "--signals-to-handle", "SIGTERM")
@@ -36,12 +48,48 @@ def run_ranks(module: str, arguments: list[str], ranks: int, env: dict[str, str]
     with _children_ignore_interrupts():
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     try:
-        code = process.wait()
+        with _pass_on_sigterm(process) if ends_on_sigterm else nullcontext():
+            code = process.wait()
     except BaseException:
         _kill_with_ranks(process)
         raise
     if code:
         raise failed("RANKS-001", module=module, code=code, ranks=ranks, command=" ".join(command))
+
+
+@contextmanager
+def _pass_on_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """The ranks get it from us and not from torchrun, which kills them 30 seconds later, saved or not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = []
+
+    def pass_on(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        asked.append(True)
+        for rank in _ranks_of(process):
+            with suppress(psutil.NoSuchProcess):
+                rank.terminate()
+
+    import psutil
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _ranks_of(process: "subprocess.Popen[bytes]") -> "list[psutil.Process]":
+    import psutil
+
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager
@@ -61,10 +109,7 @@ def _kill_with_ranks(process: "subprocess.Popen[bytes]") -> None:
     """torchrun first, so that it has nothing to say about its ranks."""
     import psutil
 
-    try:
-        ranks = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        ranks = []
+    ranks = _ranks_of(process)
     process.kill()
     for rank in ranks:
         with suppress(psutil.NoSuchProcess):

@@ -9,10 +9,13 @@ LLAMA_ROPE_THETA = 10000.0
 OF_LLAMA_ONLY = ("kv_heads", "rope_theta")
 
 
-def architecture_of(config: PretrainConfig, ledger: dict[str, Any]) -> Architecture:
+def architecture_of(
+    config: PretrainConfig, ledger: dict[str, Any], dtype: str = "float32", padded: int | None = None
+) -> Architecture:
     """Every number of the model, with the family's own values where the recipe leaves them open.
 
-    ``ledger`` is the corpus' vocabulary ledger: tokenizer_size, special, eod_id.
+    ``ledger`` is the corpus' vocabulary ledger: tokenizer_size, special, eod_id. ``padded`` is the padded vocabulary
+    of the checkpoints to go on from: another tensor parallel size alone would give another one, and another model.
     """
     model = config.model
     llama = model.family == "llama"
@@ -37,8 +40,9 @@ def architecture_of(config: PretrainConfig, ledger: dict[str, Any]) -> Architect
         init_std=model.init_std,
         dropout=model.dropout,
         tokenizer_size=tokenizer_size,
-        padded_vocabulary=padded_vocabulary(tokenizer_size, config.parallel.tensor),
+        padded_vocabulary=padded or padded_vocabulary(tokenizer_size, config.parallel.tensor),
         tensor_parallel=config.parallel.tensor,
+        dtype=dtype,
         special_ids=special_ids(ledger),
     )
 

@@ -25,9 +25,11 @@ def newest(directory: Path) -> tuple[int, Path] | None:
     return found[-1] if found else None
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Drop all but the ``keep`` newest, and what a kill left half-written."""
-    for _, path in whole(directory)[:-keep]:
-        shutil.rmtree(path)
+def prune(directory: Path, keep: int, keep_every: int | None = None) -> None:
+    """Drop all but the ``keep`` newest and those at multiples of ``keep_every``, and what a kill left half-written."""
+    old = whole(directory)[:-keep] if keep else whole(directory)
+    for step, path in old:
+        if keep_every is None or step % keep_every:
+            shutil.rmtree(path)
     for path in directory.glob(".step-*"):
         shutil.rmtree(path)

@@ -1,12 +1,14 @@
 """What must hold before a rank starts: Megatron itself hangs, asserts deep inside or trains something else."""
 
+import importlib.util
 from typing import Any
 
 from easyllm.core.errors import Problem, problem
 from easyllm.core.stage import Job
 from easyllm.pretrain.architecture import OF_LLAMA_ONLY, ffn_hidden
-from easyllm.pretrain.batch import nearest_legal
+from easyllm.pretrain.batch import batches_of_ramp, layout_of, nearest_legal
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.split import parts
 
 
 def check(job: Job[PretrainConfig]) -> list[Problem]:
@@ -17,9 +19,12 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *_family(config),
         *_shape(config),
         *_parallel(config),
+        *_pipeline(config),
+        *_sequence(config),
         *_batch(config),
         *_schedule(config),
         *_corpus(job),
+        *_validation(job),
     ]
 
 
@@ -73,21 +78,95 @@ def _parallel(config: PretrainConfig) -> list[Problem]:
     ]
 
 
-def _batch(config: PretrainConfig) -> list[Problem]:
-    tensor, batch = config.parallel.tensor, config.batch
-    data_parallel, left = divmod(config.ranks, tensor)
-    if left:
-        choice = nearest_legal(config.ranks, tensor)
-        return [_wrong("BATCH-001", "ranks", ranks=config.ranks, tensor=tensor, choice=choice)]
-    unit = batch.micro_samples * data_parallel
-    if batch.global_samples % unit == 0:
+def _pipeline(config: PretrainConfig) -> list[Problem]:
+    """Every stage, real or virtual, holds as many layers as any other."""
+    layout, layers = layout_of(config), config.model.layers
+    if layout.virtual_pipeline > 1 and layout.pipeline == 1:
+        return [_wrong("PRETRAIN-011", "parallel.virtual_pipeline", virtual=layout.virtual_pipeline)]
+    stages = layout.pipeline * layout.virtual_pipeline
+    if layers % stages == 0:
         return []
+    choice = nearest_legal(layers, stages)
     return [
         _wrong(
-            "BATCH-002", "batch.global_samples", asked=batch.global_samples, micro=batch.micro_samples,
-            data_parallel=data_parallel, unit=unit, choice=nearest_legal(batch.global_samples, unit),
+            "PRETRAIN-010", "parallel.pipeline", layers=layers, pipeline=layout.pipeline,
+            virtual=layout.virtual_pipeline, stages=stages, choice=choice,
         )
     ]  # fmt: skip
+
+
+def _sequence(config: PretrainConfig) -> list[Problem]:
+    """The two ways to cut a sample: for norms and dropout (sequence), and everywhere (context)."""
+    layout, found = layout_of(config), []
+    if layout.context > 1 and (config.device == "cpu" or importlib.util.find_spec("transformer_engine") is None):
+        found.append(_wrong("PRETRAIN-014", "parallel.context", context=layout.context))
+    if layout.sequence and layout.tensor == 1:
+        found.append(_wrong("PRETRAIN-012", "parallel.sequence"))
+    # With context, every rank takes two pieces of a sample so that all have equal work.
+    unit = (layout.tensor if layout.sequence else 1) * (2 * layout.context if layout.context > 1 else 1)
+    if config.sequence_tokens % unit:
+        choice = nearest_legal(config.sequence_tokens, unit)
+        found.append(_wrong("PRETRAIN-013", "sequence_tokens", asked=config.sequence_tokens, unit=unit, choice=choice))
+    return found
+
+
+def _batch(config: PretrainConfig) -> list[Problem]:
+    layout, batch = layout_of(config), config.batch
+    data_parallel, left = divmod(config.ranks, layout.model_ranks)
+    if left:
+        choice = nearest_legal(config.ranks, layout.model_ranks)
+        return [
+            _wrong(
+                "BATCH-001", "ranks", ranks=config.ranks, tensor=layout.tensor, pipeline=layout.pipeline,
+                context=layout.context, unit=layout.model_ranks, choice=choice,
+            )
+        ]  # fmt: skip
+    unit = batch.micro_samples * data_parallel
+    if batch.global_samples % unit:
+        return [
+            _wrong(
+                "BATCH-002", "batch.global_samples", asked=batch.global_samples, micro=batch.micro_samples,
+                data_parallel=data_parallel, unit=unit, choice=nearest_legal(batch.global_samples, unit),
+            )
+        ]  # fmt: skip
+    return [*_ramp(config, unit), *_interleaving(config, unit), *_validation_batch(config, unit)]
+
+
+def _ramp(config: PretrainConfig, unit: int) -> list[Problem]:
+    """Every step of the ramp up front: Megatron would find an odd one in the middle of the training."""
+    batch, ramp = config.batch, config.batch.ramp
+    if ramp is None:
+        return []
+    rise, left = divmod(batch.global_samples - ramp.from_samples, ramp.by_samples)
+    if rise < 1 or left:
+        return [
+            _wrong(
+                "BATCH-003", "batch.ramp", start=ramp.from_samples, by=ramp.by_samples, asked=batch.global_samples
+            )
+        ]  # fmt: skip
+    odd = [size for size in batches_of_ramp(batch) if size % unit]
+    return [_wrong("BATCH-004", "batch.ramp", sizes=", ".join(map(str, odd[:5])), unit=unit)] if odd else []
+
+
+def _interleaving(config: PretrainConfig, unit: int) -> list[Problem]:
+    """Interleaved stages take micro batches in groups as long as the pipeline."""
+    layout = layout_of(config)
+    if layout.virtual_pipeline == 1 or layout.pipeline == 1:
+        return []
+    validation = [config.validation.samples] if config.validation else []
+    group = unit * layout.pipeline
+    odd = [size for size in [*batches_of_ramp(config.batch), *validation] if size % group]
+    if not odd:
+        return []
+    choice = nearest_legal(odd[0], group)
+    return [_wrong("BATCH-005", "batch", asked=odd[0], pipeline=layout.pipeline, unit=unit, group=group, choice=choice)]
+
+
+def _validation_batch(config: PretrainConfig, unit: int) -> list[Problem]:
+    if config.validation is None or config.validation.samples % unit == 0:
+        return []
+    asked = config.validation.samples
+    return [_wrong("BATCH-006", "validation.samples", asked=asked, unit=unit, choice=nearest_legal(asked, unit))]
 
 
 def _schedule(config: PretrainConfig) -> list[Problem]:
@@ -103,7 +182,20 @@ def _schedule(config: PretrainConfig) -> list[Problem]:
                 least=optimizer.min_learning_rate, most=optimizer.learning_rate,
             )
         )  # fmt: skip
-    return found
+    return [*found, *_decay(config)]
+
+
+def _decay(config: PretrainConfig) -> list[Problem]:
+    """decay_steps is wsd's alone, and fits between the warm-up and the end."""
+    optimizer = config.optimizer
+    if optimizer.decay_steps is None:
+        return []
+    if optimizer.schedule != "wsd":
+        return [_wrong("PRETRAIN-015", "optimizer.decay_steps", schedule=optimizer.schedule)]
+    most = config.steps - optimizer.warmup_steps
+    if optimizer.decay_steps <= most or most < 1:
+        return []
+    return [_wrong("PRETRAIN-016", "optimizer.decay_steps", asked=optimizer.decay_steps, most=most)]
 
 
 def _corpus(job: Job[PretrainConfig]) -> list[Problem]:
@@ -117,3 +209,34 @@ def _corpus(job: Job[PretrainConfig]) -> list[Problem]:
     if tokens > asked:  # one more than a sample: labels are the tokens moved by one
         return []
     return [_wrong("PRETRAIN-001", "sequence_tokens", tokens=tokens, asked=asked, largest=max(tokens - 1, 0))]
+
+
+def _validation(job: Job[PretrainConfig]) -> list[Problem]:
+    """Both parts of the corpus need documents, and the held-out one as many tokens as are asked of it."""
+    found, asked = job.inputs.get("corpus"), job.config.validation
+    if asked is None or found is None or found.manifest is None or found.path is None:
+        return []
+    record = found.manifest.records["tokens"]
+    documents = int(record["documents"])
+    train, held_out = parts(found.path / record["prefix"], documents, asked.share)
+    if not train.documents or not held_out.documents:
+        return [
+            _wrong(
+                "PRETRAIN-017", "validation.share", share=asked.share, documents=documents, train=train.documents,
+                held_out=held_out.documents, least=f"{1 / documents:.2g}",
+            )
+        ]  # fmt: skip
+    if train.tokens is None or held_out.tokens is None:
+        return []
+    length = job.config.sequence_tokens
+    if train.tokens <= length:
+        return [_wrong("PRETRAIN-001", "validation.share", tokens=train.tokens, asked=length, largest=train.tokens - 1)]
+    most = (held_out.tokens - 1) // length
+    if asked.samples <= most:
+        return []
+    return [
+        _wrong(
+            "PRETRAIN-018", "validation.samples", asked=asked.samples, length=length, documents=held_out.documents,
+            tokens=held_out.tokens, most=most,
+        )
+    ]  # fmt: skip

@@ -41,6 +41,17 @@ class Model(Section):
     """Dropout of hidden states and of attention while training."""
 
 
+class Ramp(Section):
+    """A batch that grows, in equal steps over the samples trained on, until it is ``global_samples``."""
+
+    from_samples: Positive
+    """Samples of the first optimizer step; global_samples is this plus a multiple of by_samples."""
+    by_samples: Positive
+    """Samples by which the batch grows at a time."""
+    over_samples: Positive
+    """Samples trained on until the batch is whole."""
+
+
 class Batch(Section):
     """How many samples an optimizer step takes. Nothing is rounded."""
 
@@ -48,17 +59,27 @@ class Batch(Section):
     """Samples per optimizer step, over all ranks; a multiple of micro_samples x data parallel ranks."""
     micro_samples: Positive
     """Samples per rank per forward pass."""
+    ramp: Ramp | None = None
+    """Start with smaller batches. Unset: every batch is whole."""
 
 
 class Parallel(Section):
-    """How the model is spread over the ranks."""
+    """How one copy of the model is spread over ranks. The first weights are the same for every layout."""
 
     tensor: Positive = 1
     """Ranks that share one copy of the model, each holding a part of every matrix."""
+    pipeline: Positive = 1
+    """Ranks in a row that share one copy, each holding layers / pipeline of the layers."""
+    virtual_pipeline: Positive = 1
+    """Shares of the layers per pipeline rank. More than one interleaves them: less waiting, more messages."""
+    sequence: bool = False
+    """Share norms and dropout between the tensor parallel ranks too, token by token: fewer activations a rank."""
+    context: Positive = 1
+    """Ranks that share one copy, each holding a part of every sequence. Needs Transformer Engine."""
 
 
 class Optimizer(Section):
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up and a schedule. Megatron counts it in samples, so a batch that grows stretches it."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """Highest learning rate, reached after the warm-up."""
@@ -66,16 +87,37 @@ class Optimizer(Section):
     """Learning rate at the last step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     """Steps over which the learning rate rises linearly."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """From the highest to min_learning_rate after the warm-up. constant: never falls.
+    wsd: constant, then falls over the last decay_steps."""
+    decay_steps: Positive | None = None
+    """Last steps over which wsd falls (wsd only). Unset: a tenth of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Weight decay of matrices; norms and biases have none."""
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Decay of the second moment; the first moment's is 0.9."""
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 does not clip."""
+    distributed: bool = False
+    """Spread the optimizer's state over the data parallel ranks instead of a copy on each."""
+
+
+class Validation(Section):
+    """Loss on documents that are kept out of training."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of the corpus' documents, taken from its end."""
+    every_steps: Positive = 100
+    """Steps between validations; there is always one after the last step."""
+    samples: Positive
+    """Samples per validation, the same ones every time; a multiple of micro_samples x data parallel ranks."""
 
 
 class PretrainConfig(Section):
     """Indexed tokens to a Megatron checkpoint, with its loss curve."""
+
+    # Another layout trains the same model from the same checkpoint.
+    HOW = frozenset({"ranks", "parallel", "recompute", "checkpoint_every_steps", "keep_checkpoints", "timeout_seconds"})
 
     engine: Literal["megatron", "deepspeed"] = "megatron"
     """megatron: Megatron-Core's own optimizer and data parallelism. deepspeed is not built yet."""
@@ -88,16 +130,28 @@ class PretrainConfig(Section):
     batch: Batch
     """Samples per step and per pass."""
     ranks: Positive = 1
-    """Processes to start; data parallel ranks = ranks / parallel.tensor."""
+    """Processes to start; data parallel ranks = ranks / (tensor x pipeline x context)."""
     parallel: Parallel = Parallel()
     """Which ranks split the model between them; the others hold copies and other samples."""
     steps: Positive
     """Optimizer steps."""
     optimizer: Optimizer = Optimizer()
     """AdamW and its schedule."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of weights and activations; the optimizer keeps fp32 copies. auto: bf16 on GPUs that have it, else fp32.
+    fp16 scales the loss so that small gradients survive, and skips steps that overflow."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations to compute again in the backward pass instead of keeping them.
+    selective: the attention scores. full: everything but each layer's input; a third more work."""
+    validation: Validation | None = None
+    """Measure the loss on held-out documents while training. Unset: all documents are for training."""
     checkpoint_every_steps: Positive = 500
     """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints kept while training; the artifact holds the last one."""
+    keep_every_steps: Positive | None = None
+    """Keep the checkpoints at multiples of this too, and publish them. Unset: only the newest."""
+    timeout_seconds: Annotated[float, Field(ge=5)] = 1800
+    """A rank that does not move for so long is taken for hung: training ends and names it."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: GPUs where torch sees them, else the CPU. cpu: the CPU in any case."""

@@ -9,6 +9,8 @@ import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
+from easyllm.pretrain.split import ratio
+
 COLUMNS = ("tokens", "labels", "loss_mask", "position_ids")
 
 
@@ -22,19 +24,26 @@ class LedgerTokenizer:
         self.unique_identifiers = OrderedDict(vocab_size=vocab_size, eod=eod)
 
 
-def training_samples(
-    prefix: Path, tokenizer: LedgerTokenizer, sequence_tokens: int, samples: int, seed: int, cache: Path
-) -> GPTDataset:
-    """``samples`` samples (or more: whole epochs) of ``sequence_tokens`` tokens; all documents are for training.
+def datasets(
+    prefix: Path,
+    tokenizer: LedgerTokenizer,
+    sequence_tokens: int,
+    wanted: tuple[int, int],
+    share: float | None,
+    seed: int,
+    cache: Path,
+) -> tuple[GPTDataset, GPTDataset | None]:
+    """Samples of ``sequence_tokens`` tokens for training and, with a ``share`` of the documents, for validation.
 
-    Every rank calls it: the first builds the index in ``cache``, the others read it. The order depends on the
-    seed, the corpus and ``samples`` only, so a count of consumed samples is the whole position in the data.
-    """
+    ``wanted`` of each, or more: whole epochs. Every rank calls it: the first builds the index in ``cache``, the
+    others read it. The order depends on the seed, the corpus, the share and ``wanted`` only, so a count of consumed
+    samples is the whole position in the data.
+    """  # fmt: skip
     config = GPTDatasetConfig(
         random_seed=seed,
         sequence_length=sequence_tokens,
         blend=([str(prefix)], None),
-        split="100,0,0",  # a split with no document makes Megatron loop for ever when samples are asked of it
+        split=ratio(share),  # checked: a split with no document makes Megatron loop for ever
         path_to_cache=str(cache),
         tokenizer=tokenizer,
         reset_position_ids=False,
@@ -44,10 +53,11 @@ def training_samples(
         num_dataset_builder_threads=1,
         mmap_bin_files=True,
     )
-    train, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config).build()
-    if len(train) < samples:
-        raise RuntimeError(f"{prefix} gave {len(train)} samples where {samples} were asked")
-    return train
+    train, held_out, _ = BlendedMegatronDatasetBuilder(GPTDataset, [*wanted, 0], lambda: True, config).build()
+    for dataset, samples in zip((train, held_out), wanted, strict=True):
+        if samples and len(dataset) < samples:
+            raise RuntimeError(f"{prefix} gave {len(dataset)} samples where {samples} were asked")
+    return train, held_out
 
 
 def micro_batches(

@@ -37,6 +37,11 @@ class RankJob:
         """Where the first rank leaves what the stage reports."""
         return self.out / ".outcome.json"
 
+    @property
+    def beats(self) -> Path:
+        """Where every rank says where it stands."""
+        return self.out / ".heartbeat"
+
     def write(self, path: Path) -> None:
         data = {
             "config": self.config.model_dump(),

@@ -18,11 +18,13 @@ class Row:
     """Mean cross-entropy per token over the global batch, in nats."""
     learning_rate: float
     grad_norm: float
-    """Before clipping."""
+    """Before clipping; not a number where fp16 overflowed and the step was skipped."""
     tokens: int
     """Trained on so far."""
     seconds: float
-    """Wall time of this step."""
+    """Wall time of this step, validation apart."""
+    validation: float | None = None
+    """Mean cross-entropy per token of the held-out samples after this step; empty where it was not measured."""
 
 
 HEADER = [field.name for field in fields(Row)]
@@ -43,6 +45,7 @@ def read(path: Path) -> list[Row]:
             grad_norm=float(r["grad_norm"]),
             tokens=int(r["tokens"]),
             seconds=float(r["seconds"]),
+            validation=float(r["validation"]) if r["validation"] else None,
         )
         for r in rows
     ]
@@ -66,7 +69,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def picture(rows: list[Row], path: Path, title: str) -> None:
-    """Loss over tokens with a running mean, and the learning rate below it."""
+    """Loss over steps with a running mean and the validation loss, and the learning rate below it."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -79,6 +82,9 @@ def picture(rows: list[Row], path: Path, title: str) -> None:
         steps = [row.step for row in rows]
         above.plot(steps, [row.loss for row in rows], color="#9db7d5", linewidth=1, label="each step")
         above.plot(steps, running_mean([row.loss for row in rows]), color="#1f4e8c", linewidth=2, label="running mean")
+        held_out = [(row.step, row.validation) for row in rows if row.validation is not None]
+        if held_out:
+            above.plot(*zip(*held_out, strict=True), color="#c46a1b", marker="o", markersize=4, label="validation")
         above.set(ylabel="loss, nats per token", title=title)
         above.annotate(f"{rows[-1].loss:.2f}", (steps[-1], rows[-1].loss), (5, 0), textcoords="offset points")
         above.grid(alpha=0.25)

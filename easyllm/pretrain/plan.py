@@ -5,13 +5,14 @@ from typing import Any
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.launch import torchrun_command
-from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture
+from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain.architecture import architecture_of
-from easyllm.pretrain.batch import BatchPlan, batch_plan
+from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.precision import BYTES, choose_dtype
 
 RANK_PROGRAM = "easyllm.pretrain.train"
 JOB_FILE = "job.json"
@@ -33,13 +34,14 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     ledger = corpus.records["ledger"] if corpus else None
     tokens = int(corpus.records["tokens"]["tokens"]) if corpus else None
     # Until the corpus has run there is no vocabulary; without its rows the sizes are lower bounds.
-    architecture = architecture_of(config, ledger or {"tokenizer_size": 0, "eod_id": 0})
-    checkpoint = architecture.parameters() * FLOAT_BYTES * 3
+    dtype, why = choose_dtype(config.precision, "cpu" if config.device == "cpu" else None)
+    architecture = architecture_of(config, ledger or {"tokenizer_size": 0, "eod_id": 0}, dtype)
+    checkpoint = checkpoint_bytes(architecture)
     return Plan(
         figures=_figures(config, batch, architecture, tokens, ledger is not None) | {"checkpoint, bytes": checkpoint},
         commands=[" ".join(command(job))],
-        decisions=decisions(config, architecture, batch),
-        disk_bytes=checkpoint * (config.keep_checkpoints + 1),
+        decisions=decisions(config, architecture, batch, why),
+        disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=memory_bytes(architecture, config, batch),
     )
 
@@ -53,7 +55,9 @@ def _figures(
     config: PretrainConfig, batch: BatchPlan, a: Architecture, corpus_tokens: int | None, known: bool
 ) -> dict[str, Any]:
     per_step = config.batch.global_samples * config.sequence_tokens
-    trained = per_step * config.steps
+    samples = samples_after(config.batch, config.steps)
+    trained = samples * config.sequence_tokens
+    layout = layout_of(config)
     unknown = say("after_corpus")
     return {
         "parameters": a.parameters() if known else say("and_vocabulary", parameters=a.parameters()),
@@ -61,35 +65,60 @@ def _figures(
         "padded vocabulary, rows": a.padded_vocabulary if known else unknown,
         "corpus, tokens": corpus_tokens if corpus_tokens is not None else unknown,
         "steps": config.steps,
-        "samples": config.steps * config.batch.global_samples,
+        "samples": samples,
         "tokens to train on": trained,
         "tokens per step": per_step,
         "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else unknown,
         "ranks": config.ranks,
+        "tensor x pipeline x context ranks": f"{layout.tensor} x {layout.pipeline} x {layout.context}",
         "data parallel ranks": batch.data_parallel,
         "micro batches per step and rank": batch.micro_batches,
     }
 
 
+def checkpoint_bytes(a: Architecture) -> int:
+    """Weights as the model has them, and the optimizer's two moments and, for half precision, its fp32 weights."""
+    width = BYTES[a.dtype]
+    return a.parameters() * (width + FLOAT_BYTES * (2 if width == FLOAT_BYTES else 3))
+
+
+def kept_for_good(config: PretrainConfig) -> int:
+    """Checkpoints that keep_every_steps adds to the newest ones."""
+    return config.steps // config.keep_every_steps if config.keep_every_steps else 0
+
+
 def memory_bytes(a: Architecture, config: PretrainConfig, batch: BatchPlan) -> int:
-    """Estimated peak over all ranks: weights, gradients, two Adam moments, activations, logits, the processes."""
-    tensor, samples = config.parallel.tensor, config.batch.micro_samples
-    positions = samples * config.sequence_tokens
-    states = a.parameters() * 4 // tensor
-    scores = 3 * samples * a.heads * config.sequence_tokens**2 // tensor
-    activations = a.layers * (positions * a.hidden * ACTIVATIONS_PER_LAYER + scores)
-    logits = 4 * positions * a.padded_vocabulary // tensor
-    return config.ranks * (PROCESS_BYTES + FLOAT_BYTES * (states + activations + logits))
+    """Estimated peak over all ranks: weights, gradients, optimizer, activations, logits, the processes.
+
+    A pipeline's first rank holds the activations of as many micro batches as there are stages, each of its share
+    of the layers: together as much as one micro batch through all layers.
+    """
+    layout, samples = layout_of(config), config.batch.micro_samples
+    positions = samples * config.sequence_tokens // layout.context
+    width = BYTES[a.dtype]
+    moments = FLOAT_BYTES * (2 if width == FLOAT_BYTES else 3)
+    if config.optimizer.distributed:
+        moments = -(-moments // batch.data_parallel)
+    states = a.parameters() * (width + FLOAT_BYTES + moments) // (layout.tensor * layout.pipeline)
+    scores = 3 * samples * a.heads * config.sequence_tokens**2 // (layout.tensor * layout.context)
+    if config.recompute != "none":
+        scores = scores // a.layers  # those of one layer at a time
+    kept = 1 if config.recompute == "full" else ACTIVATIONS_PER_LAYER
+    activations = a.layers * (positions * a.hidden * kept + scores)
+    logits = 4 * positions * a.padded_vocabulary // layout.tensor
+    return config.ranks * (PROCESS_BYTES + states + width * activations + FLOAT_BYTES * logits)
 
 
-def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan) -> list[Decision]:
+def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dtype: str) -> list[Decision]:
     """The choices that the recipe leaves to the stage, with their reasons."""
     unit = VOCABULARY_MULTIPLE * config.parallel.tensor
+    kept = a.padded_vocabulary and a.padded_vocabulary != padded_vocabulary(a.tokenizer_size, config.parallel.tensor)
+    why_padded = say("why_padded", multiple=VOCABULARY_MULTIPLE, tensor=config.parallel.tensor, unit=unit)
     return [
         Decision(
             "padded vocabulary",
             a.padded_vocabulary or say("after_corpus"),
-            say("why_padded", multiple=VOCABULARY_MULTIPLE, tensor=config.parallel.tensor, unit=unit),
+            say("why_padded_before") if kept else why_padded,
         ),
         Decision(
             "micro batches",
@@ -101,6 +130,14 @@ def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan) -> list
                 ranks=batch.data_parallel,
             ),
         ),
-        Decision("corpus split", say("all_for_training"), say("why_no_split")),
-        Decision("dtype", a.dtype, say("why_pretrain_fp32")),
+        _split(config),
+        Decision("dtype", a.dtype, why_dtype),
     ]
+
+
+def _split(config: PretrainConfig) -> Decision:
+    if config.validation is None:
+        return Decision("corpus split", say("all_for_training"), say("why_no_split"))
+    held_out = config.validation
+    why = say("why_validation", samples=held_out.samples, every=held_out.every_steps)
+    return Decision("corpus split", say("split_as", share=f"{held_out.share:.4%}"), why)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import failed, refuse
+from easyllm.core.errors import StageFailed, failed, refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
 from easyllm.core.progress import note
@@ -16,8 +16,10 @@ from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.plan import JOB_FILE, RANK_PROGRAM, decisions
+from easyllm.pretrain.precision import choose_dtype
 
 LAST_STEPS = 10
 """The last loss is told alone and as the mean over so many steps."""
@@ -30,9 +32,10 @@ def run(job: Job[PretrainConfig]) -> Result:
         raise refuse("INPUT-005", stage=job.stage, key="pretrain.corpus", ref=corpus.ref)
     ledger = corpus.manifest.records["ledger"]
     device, device_decision = _device(job)
+    dtype, why_dtype = choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
     rank_job = RankJob(
         config=job.config,
-        architecture=architecture_of(job.config, ledger),
+        architecture=architecture_of(job.config, ledger, dtype, _padded_before(job)),
         seed=job.seed,
         device=device,
         tokens=corpus.path / corpus.manifest.records["tokens"]["prefix"],
@@ -43,7 +46,7 @@ def run(job: Job[PretrainConfig]) -> Result:
     if not final.is_dir():  # it stands already where a kill came between training and publishing
         _train(job, rank_job)
         os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
-    return _gather(job, rank_job, corpus.path, ledger, device_decision)
+    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
 
 
 def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
@@ -58,15 +61,60 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
     return device, Decision("device", device, why)
 
 
+def _padded_before(job: Job[PretrainConfig]) -> int | None:
+    """The padded vocabulary of the checkpoints that a cut run left, perhaps on another layout."""
+    job_file, tensor = job.out / JOB_FILE, job.config.parallel.tensor
+    if not job_file.is_file() or not checkpoints.whole(job.out / "checkpoints"):
+        return None
+    padded = int(json.loads(job_file.read_text("utf-8"))["architecture"]["padded_vocabulary"])
+    if padded % tensor:
+        raise refuse("PRETRAIN-019", stage=job.stage, key="pretrain.parallel.tensor", padded=padded, tensor=tensor)
+    return padded
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
     rank_job.outcome.unlink(missing_ok=True)
+    shutil.rmtree(rank_job.beats, ignore_errors=True)
     job_file = job.out / JOB_FILE
     rank_job.write(job_file)
-    run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks)
-    step = _outcome(rank_job)["broken_step"]
-    if step is not None:
-        rate = job.config.optimizer.learning_rate
-        raise failed("PRETRAIN-006", stage=job.stage, key="pretrain.optimizer.learning_rate", step=step, rate=rate)
+    try:
+        run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks, ends_on_sigterm=True)
+    except StageFailed as error:
+        hung = read_hung(rank_job.beats)
+        if not hung:
+            raise
+        raise _hung(job, hung) from error
+    outcome = _outcome(rank_job)
+    if outcome["broken"]:
+        raise _broken(job, outcome["broken"])
+    if outcome["step"] < job.config.steps:
+        raise KeyboardInterrupt  # the ranks were told to end, not we: by Slurm, say
+
+
+def _broken(job: Job[PretrainConfig], broken: dict[str, Any]) -> StageFailed:
+    """The diagnosis of a loss that is no loss."""
+    rate, key = job.config.optimizer.learning_rate, "pretrain.optimizer.learning_rate"
+    if broken["zero"]:
+        return failed("PRETRAIN-021", stage=job.stage, key="pretrain.corpus", step=broken["step"])
+    if broken["step"] == 1:
+        init, precision = job.config.model.init_std, job.config.precision
+        return failed("PRETRAIN-020", stage=job.stage, key="pretrain.model.init_std", init=init, precision=precision)
+    return failed("PRETRAIN-006", stage=job.stage, key=key, step=broken["step"], rate=rate)
+
+
+def _hung(job: Job[PretrainConfig], hung: list[dict[str, Any]]) -> StageFailed:
+    names = ", ".join(str(beat["rank"]) for beat in hung)
+    first, seconds = hung[0], job.config.timeout_seconds
+    return failed(
+        "PRETRAIN-022", stage=job.stage, key="pretrain.timeout_seconds", ranks=names, seconds=seconds,
+        host=first["host"], pid=first["pid"], at=first["at"], step=first["step"] + 1,
+    )  # fmt: skip
 
 
 def _outcome(rank_job: RankJob) -> dict[str, Any]:
@@ -75,29 +123,39 @@ def _outcome(rank_job: RankJob) -> dict[str, Any]:
 
 
 def _gather(
-    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision
+    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision, why_dtype: str
 ) -> Result:
     rows = losses.read(rank_job.losses)
     title = f"{job.recipe}: {rank_job.architecture.parameters():,} parameters, {rows[-1].tokens:,} tokens"
     losses.picture(rows, job.out / "losses.png", title)
     shutil.copytree(corpus / "tokenizer", job.out / "tokenizer", dirs_exist_ok=True)
-    shutil.rmtree(rank_job.checkpoints, ignore_errors=True)
+    _keep_for_good(rank_job)
     (job.out / JOB_FILE).unlink(missing_ok=True)
     batch, outcome = batch_plan(job.config), _outcome(rank_job)
     layers = Decision("layers", outcome["layers"], outcome["why"])
     return Result(
         kind="checkpoint",
         metrics=metrics(rows),
-        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch)],
+        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch, why_dtype)],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
+
+
+def _keep_for_good(rank_job: RankJob) -> None:
+    """Only what keep_every_steps asks for is published beside the last checkpoint."""
+    every = rank_job.config.keep_every_steps
+    checkpoints.prune(rank_job.checkpoints, 0, every)
+    if rank_job.checkpoints.is_dir() and not any(rank_job.checkpoints.iterdir()):
+        rank_job.checkpoints.rmdir()
 
 
 def metrics(rows: list[losses.Row]) -> dict[str, Any]:
     """What the loss curve says in a few numbers."""
     last = rows[-LAST_STEPS:]
     seconds = sum(row.seconds for row in rows)
+    held_out = [row.validation for row in rows if row.validation is not None]
     return {
+        **({"validation_loss": held_out[-1]} if held_out else {}),
         "first_loss": rows[0].loss,
         "last_loss": rows[-1].loss,
         "last_loss_mean": sum(row.loss for row in last) / len(last),

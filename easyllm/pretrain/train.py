@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -14,13 +15,15 @@ from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
-from easyllm.pretrain.batch import batch_plan
+from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
+from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
+from easyllm.pretrain.stop import StopOnRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from easyllm.pretrain.engine_megatron import MegatronEngine, StepResult
+    from easyllm.pretrain.engine import Batches, Engine, StepResult
 
 
 def main(job_file: Path) -> None:
@@ -28,99 +31,167 @@ def main(job_file: Path) -> None:
     die_with_parent()
     job = RankJob.read(job_file)
     device = rank_device(job.device)
-    with megatron_session(device, job.config.parallel.tensor, job.seed):
-        _train(job, device)
+    # The heartbeat is to find a hung rank first: it knows which one it is, a collective only that one is missing.
+    patience = 2 * job.config.timeout_seconds + 60
+    with megatron_session(device, layout_of(job.config), job.seed, patience):
+        Training(job, device).run()
 
 
-def _train(job: RankJob, device: "torch.device") -> None:
-    # After the session has begun: nothing of Megatron may be imported before the shim stands.
-    import torch.distributed as dist
+class Training:
+    """One run on this rank: where it stands, and what it draws from."""
 
-    from easyllm.pretrain.engine_megatron import MegatronEngine
+    def __init__(self, job: RankJob, device: "torch.device") -> None:
+        # After the session has begun: nothing of Megatron may be imported before the shim stands.
+        import torch.distributed as dist
 
-    first = dist.get_rank() == 0
-    engine = MegatronEngine(job.architecture, job.config, device)
-    step, consumed = _resume(job, engine, first)
-    if first:
-        losses.keep_up_to(job.losses, step)
-        checkpoints.prune(job.checkpoints, job.config.keep_checkpoints)
-    broken_step = _loop(job, engine, device, step, consumed, first)
-    if first:
-        layers, why = engine.layers
-        write_whole(job.outcome, json.dumps({"broken_step": broken_step, "layers": layers, "why": why}))
-    engine.close()
+        from easyllm.pretrain.engine import open_engine
+
+        self._job, self._config, self._device = job, job.config, device
+        self._rank, self._first = dist.get_rank(), dist.get_rank() == 0
+        self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed)
+        self._plan = batch_plan(job.config)
+        self._step = self._consumed = 0
+        self._stop = StopOnRequest()
+
+    def run(self) -> None:
+        """Train to the last step, to the one whose loss is no loss, or until SIGTERM."""
+        self._resume()
+        if self._first:
+            losses.keep_up_to(self._job.losses, self._step)
+            self._prune()
+            shutil.rmtree(self._job.beats, ignore_errors=True)  # of a run with more ranks, perhaps
+        broken = self._loop()
+        if self._first:
+            layers, why = self._engine.layers
+            outcome = {"step": self._step, "broken": broken, "layers": layers, "why": why}
+            write_whole(self._job.outcome, json.dumps(outcome))
+        self._engine.close()
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint that is as it was saved, where there is one."""
+        found = self._newest_whole()
+        if found is None:
+            return
+        saved = self._engine.load(found)
+        self._step, self._consumed = int(saved["step"]), int(saved["consumed"])
+        if self._first:
+            note(say("going_on", stage="pretrain", step=self._step, steps=self._config.steps))
+
+    def _newest_whole(self) -> Path | None:
+        """The first rank looks and drops what is damaged; all of them go on with what it found."""
+        import torch.distributed as dist
+
+        found: list[Path | None] = [None]
+        if self._first:
+            found = [_newest_whole(self._job.checkpoints)]
+        dist.broadcast_object_list(found)
+        return found[0]
+
+    def _loop(self) -> dict[str, Any] | None:
+        """None, or the step whose loss is no loss."""
+        train, held_out = self._datasets()  # all ranks meet in it, so what the first has cleared away is gone
+        pulse = Heartbeat(self._job.beats, self._rank, self._config.ranks, self._config.timeout_seconds)
+        try:
+            return self._steps(train, held_out, pulse)
+        finally:
+            pulse.stop()
+
+    def _steps(self, train: Any, held_out: Any, pulse: Heartbeat) -> dict[str, Any] | None:
+        with _bar(self._config.steps, self._step, self._first) as bar:
+            while self._step < self._config.steps:
+                started = time.perf_counter()
+                samples = step_samples(self._config.batch, self._consumed)
+                batches, count = self._batches(train, self._consumed, samples)
+                result = self._engine.train_step(batches, count, samples)
+                if not math.isfinite(result.loss) or result.loss == 0:
+                    return {"step": self._step + 1, "zero": result.loss == 0}
+                seconds = time.perf_counter() - started
+                self._step, self._consumed = self._step + 1, self._consumed + samples
+                pulse.moved(self._step)
+                validation = self._validate(held_out)
+                pulse.moved(self._step)
+                if bar is not None:
+                    self._record(bar, result, samples, seconds, validation)
+                stop = self._stop.agreed()
+                if stop or self._due(self._config.checkpoint_every_steps):
+                    self._save()
+                    pulse.moved(self._step)
+                if stop and self._step < self._config.steps:
+                    return None
+        return None
+
+    def _due(self, every: int) -> bool:
+        """Whether this step is a multiple of ``every``, or the last one."""
+        return self._step % every == 0 or self._step == self._config.steps
+
+    def _datasets(self) -> tuple[Any, Any]:
+        """For training, and for validation where it is asked for."""
+        from easyllm.pretrain.data import LedgerTokenizer, datasets
+
+        config, held_out = self._config, self._config.validation
+        tokenizer = LedgerTokenizer(self._job.architecture.tokenizer_size, self._job.eod_id)
+        wanted = samples_after(config.batch, config.steps), held_out.samples if held_out else 0
+        share, cache = held_out.share if held_out else None, self._job.out / ".samples"
+        return datasets(
+            self._job.tokens, tokenizer, config.sequence_tokens, wanted, share, self._job.seed, cache
+        )  # fmt: skip
+
+    def _batches(self, dataset: Any, first: int, samples: int) -> "tuple[Batches, int]":
+        """This rank's micro batches of ``samples`` samples from the ``first`` one on, and how many there are."""
+        from functools import partial
+
+        from megatron.core import parallel_state
+
+        from easyllm.pretrain.data import micro_batches
+
+        count, rank = samples // self._plan.unit, parallel_state.get_data_parallel_rank()
+        micro, copies = self._config.batch.micro_samples, self._plan.data_parallel
+        return partial(micro_batches, dataset, first, count, micro, copies, rank, self._device), count
+
+    def _validate(self, held_out: Any) -> float | None:
+        asked = self._config.validation
+        if asked is None or not self._due(asked.every_steps):
+            return None
+        return self._engine.evaluate(*self._batches(held_out, 0, asked.samples))
+
+    def _record(
+        self, bar: Progress, result: "StepResult", samples: int, seconds: float, validation: float | None
+    ) -> None:
+        tokens = self._consumed * self._config.sequence_tokens
+        row = losses.Row(
+            self._step, result.loss, result.learning_rate, result.grad_norm, tokens, round(seconds, 4), validation
+        )
+        losses.append(self._job.losses, row)
+        figures = {} if validation is None else {"validation": validation}
+        rate = round(samples * self._config.sequence_tokens / seconds)
+        bar.advance(1, loss=result.loss, **{"tokens/s": rate}, **figures)
+
+    def _save(self) -> None:
+        if self._first:
+            sync_directory(self._job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
+        path = checkpoints.path_of(self._job.checkpoints, self._step)
+        self._engine.save(path, {"step": self._step, "consumed": self._consumed})
+        if self._first:
+            self._prune()
+
+    def _prune(self) -> None:
+        checkpoints.prune(self._job.checkpoints, self._config.keep_checkpoints, self._config.keep_every_steps)
 
 
-def _resume(job: RankJob, engine: "MegatronEngine", first: bool) -> tuple[int, int]:
-    """(steps done, samples consumed), with the newest checkpoint loaded where there is one."""
-    found = checkpoints.newest(job.checkpoints)
-    if found is None:
-        return 0, 0
-    saved = engine.load(found[1])
-    if first:
-        note(say("going_on", stage="pretrain", step=saved["step"], steps=job.config.steps))
-    return int(saved["step"]), int(saved["consumed"])
+def _newest_whole(directory: Path) -> Path | None:
+    from easyllm.core.megatron.checkpoint import damage
 
-
-def _loop(
-    job: RankJob, engine: "MegatronEngine", device: "torch.device", step: int, consumed: int, first: bool
-) -> int | None:
-    """Train to the last step. None, or the step whose loss is not a number."""
-    config = job.config
-    dataset = _dataset(job)
-    per_step = config.batch.global_samples * config.sequence_tokens
-    with _bar(config.steps, step, first) as bar:
-        while step < config.steps:
-            started = time.perf_counter()
-            result = engine.train_step(_batches(job, dataset, consumed, device))
-            if not math.isfinite(result.loss):
-                return step + 1
-            step, consumed = step + 1, consumed + config.batch.global_samples
-            if bar is not None:
-                _record(job, bar, result, step, step * per_step, time.perf_counter() - started)
-            if step % config.checkpoint_every_steps == 0 or step == config.steps:
-                _save(job, engine, step, consumed, first)
+    for step, path in reversed(checkpoints.whole(directory)):
+        damaged = damage(path)
+        if damaged is None:
+            return path
+        note(say("checkpoint_damaged", stage="pretrain", step=step, file=damaged))
+        shutil.rmtree(path)
     return None
-
-
-def _dataset(job: RankJob) -> Any:
-    from easyllm.pretrain.data import LedgerTokenizer, training_samples
-
-    config = job.config
-    tokenizer = LedgerTokenizer(job.architecture.tokenizer_size, job.eod_id)
-    wanted = config.steps * config.batch.global_samples
-    return training_samples(job.tokens, tokenizer, config.sequence_tokens, wanted, job.seed, job.out / ".samples")
-
-
-def _batches(job: RankJob, dataset: Any, consumed: int, device: "torch.device") -> Any:
-    from megatron.core import parallel_state
-
-    from easyllm.pretrain.data import micro_batches
-
-    plan = batch_plan(job.config)
-    rank = parallel_state.get_data_parallel_rank()
-    micro = job.config.batch.micro_samples
-    return micro_batches(dataset, consumed, plan.micro_batches, micro, plan.data_parallel, rank, device)
 
 
 def _bar(steps: int, done: int, first: bool) -> AbstractContextManager[Progress | None]:
     return progress("pretrain", steps, "steps", done) if first else nullcontext()
-
-
-def _record(job: RankJob, bar: Progress, result: "StepResult", step: int, tokens: int, seconds: float) -> None:
-    losses.append(
-        job.losses, losses.Row(step, result.loss, result.learning_rate, result.grad_norm, tokens, round(seconds, 4))
-    )
-    per_step = tokens // step
-    bar.advance(1, loss=result.loss, **{"tokens/s": round(per_step / seconds)})
-
-
-def _save(job: RankJob, engine: "MegatronEngine", step: int, consumed: int, first: bool) -> None:
-    if first:
-        sync_directory(job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
-    engine.save(checkpoints.path_of(job.checkpoints, step), {"step": step, "consumed": consumed})
-    if first:
-        checkpoints.prune(job.checkpoints, job.config.keep_checkpoints)
 
 
 if __name__ == "__main__":

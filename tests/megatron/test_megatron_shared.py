@@ -30,6 +30,7 @@ os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MAST
 import torch
 from easyllm.core.megatron import cpu
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.pretrain.config import PretrainConfig
 found = {}
@@ -45,17 +46,18 @@ def main():
 
     variants = {"llama": llama, "llama tied": replace(llama, tie_embeddings=True), "gpt2": gpt2}
     for name, a in variants.items():
-        model = build_model(a, device, 1)
+        [model] = build_model(a, device)
         found[name] = [a.parameters(), sum(p.numel() for p in model.parameters())]
 
     config = PretrainConfig.model_validate({
         "model": {"family": "llama", "layers": 2, "hidden": 32, "heads": 4}, "sequence_tokens": 16,
-        "batch": {"global_samples": 4, "micro_samples": 2}, "steps": 4, "optimizer": {"warmup_steps": 0}})
-    engine = MegatronEngine(llama, config, device)
+        "batch": {"global_samples": 4, "micro_samples": 2}, "steps": 4,
+        "optimizer": {"warmup_steps": 0, "distributed": True}})
+    engine = MegatronEngine(llama, config, device, 1234)
     ids = torch.arange(34).reshape(2, 17)
     batch = {"tokens": ids[:, :-1], "labels": ids[:, 1:], "loss_mask": torch.ones(2, 16),
              "position_ids": torch.arange(16).repeat(2, 1)}
-    steps = lambda n: [engine.train_step(iter([batch, batch])).loss for _ in range(n)]
+    steps = lambda n: [engine.train_step(lambda: iter([batch, batch]), 2, 4).loss for _ in range(n)]
     found["losses"] = steps(2)
     place = Path(tempfile.mkdtemp()) / "step-000002"
     engine.save(place, {"step": 2})
@@ -65,7 +67,7 @@ def main():
     found["progress"], found["replayed"] = again, [on, steps(2)]
     for name, a in {"vocabulary": replace(llama, padded_vocabulary=256), "same": llama}.items():
         try:
-            load_whole(place, a, {"model": build_model(a, device, 1).sharded_state_dict()})
+            load_whole(place, a, {"model": build_model(a, device)[0].sharded_state_dict()})
             found[name] = "loaded"
         except RuntimeError as error:
             found[name] = str(error)
@@ -80,7 +82,7 @@ def main():
     found["drawn"] = [first, second, draw()]
 
 if __name__ == "__main__":
-    with megatron_session(device, 1, 1234):
+    with megatron_session(device, Layout(), 1234):
         main()
     found["traced"] = sorted({patch for patch, _ in counted})
     print(json.dumps(found))

@@ -1,5 +1,7 @@
 """What pretraining refuses before a rank starts, and what its plan says."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 
 from easyllm.core.errors import UserError
+from easyllm.core.freshness import fingerprint
 from easyllm.pretrain import run
-from easyllm.pretrain.batch import nearest_legal
+from easyllm.pretrain.batch import nearest_legal, samples_after, step_samples
 from easyllm.pretrain.checks import check
+from easyllm.pretrain.config import Batch
 from easyllm.pretrain.plan import plan
 from tiny_megatron import REPOSITORY, pretrain_config, pretrain_job, write_manifest
 
@@ -98,6 +102,52 @@ def test_too_few_gpus_for_the_ranks_are_refused_before_they_start(
     monkeypatch.setattr(session, "choose_device", lambda asked: ("cuda", 1, "torch sees 1 CUDA devices"))
     with pytest.raises(UserError, match=r"PRETRAIN-005 .*2 GPUs.* sees 1"):
         run.run(pretrain_job(corpus, tmp_path / "out", device="auto"))
+
+
+def test_a_checkpoint_that_another_tensor_parallel_size_cannot_share_is_refused(corpus: Path, tmp_path: Path) -> None:
+    job = pretrain_job(corpus, tmp_path / "out", parallel={"tensor": 2})
+    (job.out / "checkpoints" / "step-000004").mkdir(parents=True)
+    (job.out / "job.json").write_text(json.dumps({"architecture": {"padded_vocabulary": 385}}))
+    with pytest.raises(UserError, match=r"PRETRAIN-019 .*385 padded rows.*2"):
+        run.run(job)
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ({"step": 1, "zero": False}, "PRETRAIN-020 .*first step.*init_std 0.02"),
+        ({"step": 3, "zero": True}, "PRETRAIN-021 .*exactly zero at step 3"),
+        ({"step": 3, "zero": False}, "PRETRAIN-006 .*step 3"),
+    ],
+)
+def test_a_loss_that_is_no_loss_has_a_diagnosis(
+    corpus: Path, tmp_path: Path, broken: dict[str, Any], text: str
+) -> None:
+    assert re.search(text, str(run._broken(pretrain_job(corpus, tmp_path / "out"), broken)))
+
+
+def test_a_cut_run_goes_on_when_only_its_layout_changes(corpus: Path, tmp_path: Path) -> None:
+    one = fingerprint(pretrain_job(corpus, tmp_path / "out"))
+    assert fingerprint(pretrain_job(corpus, tmp_path / "out", ranks=1, recompute="full")) == one
+    assert fingerprint(pretrain_job(corpus, tmp_path / "out", parallel={"pipeline": 2})) == one
+    assert fingerprint(pretrain_job(corpus, tmp_path / "out", steps=9)) != one
+
+
+def test_a_growing_batch_follows_megatrons_own_calculator() -> None:
+    batch = Batch.model_validate(
+        {"global_samples": 8, "micro_samples": 2, "ramp": {"from_samples": 2, "by_samples": 2, "over_samples": 64}}
+    )
+    # Megatron-Core 0.16.1 with the same numbers: 2, then 4 from sample 22, 6 from 43, 8 at 64.
+    assert [step_samples(batch, n) for n in (0, 20, 22, 42, 44, 63, 64, 100)] == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert samples_after(batch, 11) == 22
+    assert samples_after(batch, 100) == sum(steps_of(batch, 100))
+
+
+def steps_of(batch: Batch, steps: int) -> list[int]:
+    sizes: list[int] = []
+    for _ in range(steps):
+        sizes.append(step_samples(batch, sum(sizes)))
+    return sizes
 
 
 def test_the_plan_counts_what_will_be_done(corpus: Path, tmp_path: Path) -> None:

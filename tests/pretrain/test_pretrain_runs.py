@@ -15,6 +15,8 @@ import pytest
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import StageFailed
 from easyllm.pretrain import checkpoints, losses, run
+from easyllm.pretrain.checks import check
+from easyllm.pretrain.split import parts
 from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
 
 pytestmark = pytest.mark.slow
@@ -45,9 +47,11 @@ def test_the_loss_falls_and_the_artifact_has_all_that_convert_needs(base: Path) 
 Started = tuple["subprocess.Popen[str]", list[psutil.Process]]
 
 
-def start(corpus: Path, out: Path, name: str, rows: int, steps: int | None = None) -> Started:
+def start(
+    corpus: Path, out: Path, name: str, rows: int, steps: int | None = None, timeout: float | None = None
+) -> Started:
     """Start one of RUNS in a session of its own; gives it and all its children once ``rows`` steps are done."""
-    changes = RUNS[name] | ({"steps": steps} if steps else {})
+    changes = RUNS[name] | ({"steps": steps} if steps else {}) | ({"timeout_seconds": timeout} if timeout else {})
     code = (
         "import json, sys; from pathlib import Path; from tiny_megatron import pretrain\n"
         "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3]))"
@@ -101,11 +105,71 @@ def test_ctrl_c_ends_the_ranks_without_a_word_from_them(base: Path, tmp_path: Pa
     assert "[rank" not in errors
 
 
-def test_one_rank_two_copies_and_two_halves_train_the_same_model(base: Path) -> None:
-    one, copies = curve(trained(base, "one-rank")), curve(trained(base, "data-parallel"))
-    assert copies == pytest.approx(one, abs=1e-4)
+def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over_on_another_layout(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus, out = shared_corpus(base), tmp_path / "out"
+    process, children = start(corpus, out, "stopped", rows=8)
+    process.terminate()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    before = losses.read(out / "losses.csv")
+    (_, good), (last, damaged) = checkpoints.whole(out / "checkpoints")[-2:]
+    assert last == before[-1].step < 40  # the step it was in, not the last multiple of five
+    file = max(damaged.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capfd.readouterr()
+    pretrain(corpus, out, **RUNS["stopped"] | {"ranks": 1, "parallel": {"tensor": 1}})
+    said = capfd.readouterr().err
+    assert f"step {last} is damaged ({file.name}" in said
+    assert f"step {int(good.name[5:])}" in said
+    after = losses.read(out / "losses.csv")
+    assert [row.step for row in after] == list(range(1, 41))
+    assert [row.loss for row in after[:last]] == pytest.approx([row.loss for row in before], rel=1e-5)
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000020"]
+
+
+def test_a_rank_that_stands_still_is_found_and_named(base: Path, tmp_path: Path) -> None:
+    process, children = start(shared_corpus(base), tmp_path / "out", "data-parallel", 3, steps=100_000, timeout=5)
+    rank = next(p for p in children if p.is_running() and p.environ().get("RANK") == "1")
+    rank.suspend()
+    _, errors = process.communicate(timeout=90)
+    assert "PRETRAIN-022" in errors
+    assert "rank 1 did not move for 5 s at step" in errors
+    assert f"process {rank.pid}" in errors
+
+
+def test_one_rank_and_two_halves_train_the_same_model(base: Path) -> None:
     # 1024 padded rows both ways, and every matrix is drawn whole before it is cut: the same first weights.
-    assert curve(trained(base, "tensor-parallel")) == pytest.approx(one, abs=1e-4)
+    one, halves = curve(trained(base, "one-rank")), curve(trained(base, "tensor-parallel"))
+    assert halves == pytest.approx(one, rel=1e-5)
+
+
+def test_the_held_out_documents_are_those_that_megatron_holds_out(base: Path) -> None:
+    corpus = shared_corpus(base)
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    record = manifest.records["tokens"]
+    train, held_out = parts(corpus / "tokens", record["documents"], 0.1)
+    assert train.documents + held_out.documents == record["documents"]
+    assert train.tokens is not None
+    assert held_out.tokens is not None
+    assert train.tokens + held_out.tokens == record["tokens"]
+    most = (held_out.tokens - 1) // 32
+    found = check(pretrain_job(corpus, base / "none", validation={"share": 0.1, "samples": most // 4 * 4 + 4}))
+    assert [p.code for p in found] == ["PRETRAIN-018"]
+    assert str(most) in str(found[0])
+    assert check(pretrain_job(corpus, base / "none", validation={"share": 0.1, "samples": most // 4 * 4})) == []
+
+
+def test_validation_is_in_the_curve_and_falls(base: Path) -> None:
+    rows = losses.read(trained(base, "llama") / "losses.csv")
+    measured = {row.step: row.validation for row in rows if row.validation is not None}
+    assert list(measured) == [20, 40, 60]
+    assert measured[60] < measured[20]
 
 
 def test_a_gpt2_model_trains_over_two_halves(base: Path) -> None:

@@ -3,8 +3,10 @@
 A checkpoint is a directory that may be read with any number of ranks and any tensor parallel size.
 """
 
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
-from easyllm.core.artifact import sync_directory, sync_tree
+from easyllm.core.artifact import sync_directory, sync_tree, write_whole
 from easyllm.core.megatron.architecture import Architecture
 
 SAVED = "easyllm"
 """The key of our own plain values beside the tensors."""
+FILES = "files.json"
+"""In a checkpoint: size and CRC-32 of every other file of it."""
+READ_BYTES = 1 << 24
 
 
 class InProcessSave(SaveShardedStrategy):  # type: ignore[misc]  # megatron.core is untyped
@@ -59,22 +64,60 @@ def save_whole(state: dict[str, Any], final: Path, architecture: Architecture, p
     dist.barrier()
     saved = {"architecture": architecture.as_record(), **plain}
     dist_checkpointing.save({**state, SAVED: saved}, str(partial), sharded_strategy=InProcessSave())
+    sums = _sums_of_all_ranks(partial)
     if first:
+        write_whole(partial / FILES, json.dumps(sums, indent=1))
         sync_tree(partial)
         os.rename(partial, final)
         sync_directory(final.parent)
     dist.barrier()
 
 
+def _sums_of_all_ranks(directory: Path) -> dict[str, list[int]]:
+    """[bytes, CRC-32] by file name, the files shared out over the ranks."""
+    names = sorted(path.name for path in directory.iterdir())
+    mine = {name: _sum(directory / name) for name in names[dist.get_rank() :: dist.get_world_size()]}
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return {name: found for part in parts for name, found in part.items()}
+
+
+def _sum(path: Path) -> list[int]:
+    crc = size = 0
+    with path.open("rb") as file:
+        while piece := file.read(READ_BYTES):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+    return [size, crc]
+
+
+def damage(directory: Path) -> str | None:
+    """The first file that is not as it was saved, by name; None where all are. Reads the whole checkpoint."""
+    try:
+        listed: dict[str, list[int]] = json.loads((directory / FILES).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return FILES
+    for name, saved in listed.items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != saved[0] or _sum(path) != saved:
+            return name
+    return None
+
+
+def plain_values(directory: Path) -> dict[str, Any]:
+    """What was saved beside the tensors, without reading any."""
+    return dict(dist_checkpointing.load_common_state_dict(str(directory))[SAVED])
+
+
 def load_whole(directory: Path, architecture: Architecture, state: dict[str, Any]) -> dict[str, Any]:
     """The tensors that ``state`` (sharded) asks for, and under ``SAVED`` the plain values. Every rank calls it.
 
     RuntimeError when the checkpoint holds another architecture: Megatron would cut or fill the vocabulary in silence.
+    Tensors come in the dtype that is asked for.
     """
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory))
     saved = dict(loaded[SAVED]["architecture"])
     asked = architecture.as_record()
-    differing = [key for key in asked if key != "tensor_parallel" and saved.get(key) != asked[key]]
+    differing = [key for key in asked if key not in ("tensor_parallel", "dtype") and saved.get(key) != asked[key]]
     if differing:
         pairs = ", ".join(f"{key} {saved.get(key)!r} (asked {asked[key]!r})" for key in differing)
         raise RuntimeError(f"{directory} holds another architecture: {pairs}")

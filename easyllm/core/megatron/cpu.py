@@ -49,6 +49,17 @@ PATCHES = (
         "optimizer/clip_grads.py:167 asserts that a gradient is a 'torch.cuda.FloatTensor'",
     ),
     Patch(
+        "tensor_cuda",
+        "Tensor.cuda() of a CPU tensor is the tensor",
+        "models/common/language_module/language_module.py:244, where a pipeline's last stage shares the embedding; "
+        "optimizer/distrib_optimizer.py:1089, where the distributed optimizer is saved",
+    ),
+    Patch(
+        "backward",
+        "the three above hold inside a backward pass too, which torch runs with its function modes off",
+        "tensor_parallel/random.py:557 recomputes layers there, which ask for masks: transformer/utils.py:35",
+    ),
+    Patch(
         "default_rng",
         "torch.cuda.{get,set}_rng_state and manual_seed act on the CPU generator",
         "tensor_parallel/random.py:235, 237, 238, 422",
@@ -97,7 +108,7 @@ def _is_cuda(device: Any) -> bool:
 
 
 class CudaMeansCpu(TorchFunctionMode):
-    """Patches device_argument and tensor_type, for every torch call of the process."""
+    """Patches device_argument, tensor_type and tensor_cuda, for every torch call of the process."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -107,6 +118,9 @@ class CudaMeansCpu(TorchFunctionMode):
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             _called("tensor_type")
             return func(*args).replace("torch.", "torch.cuda.", 1)
+        if func is torch.Tensor.cuda:
+            _called("tensor_cuda")
+            return args[0]
         return func(*args, **kwargs)
 
 
@@ -140,6 +154,15 @@ def _set_tracker_state(new_state: torch.Tensor, device: Any = -1, graph_safe: bo
     torch.set_rng_state(new_state)
 
 
+def _backward_with_mode(*args: Any, **kwargs: Any) -> Any:
+    _called("backward")
+    with CudaMeansCpu():
+        return _run_backward(*args, **kwargs)
+
+
+_run_backward: Any = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+
 def install() -> None:
     """Patch torch. RuntimeError where there is CUDA, or where megatron.core was imported before."""
     if not needed():
@@ -151,6 +174,7 @@ def install() -> None:
     cuda.get_rng_state = cuda.random.get_rng_state = _get_rng_state
     cuda.set_rng_state = cuda.random.set_rng_state = _set_rng_state
     cuda.manual_seed = cuda.random.manual_seed = _manual_seed
+    torch.autograd._engine_run_backward = _backward_with_mode  # type: ignore[attr-defined]
     CudaMeansCpu().__enter__()  # for the life of the process
 
 

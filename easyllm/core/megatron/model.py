@@ -2,25 +2,38 @@
 
 import importlib.util
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.transformer.torch_norm import WrappedTorchNorm
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from easyllm.core.megatron import weights
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 from easyllm.core.messages import say
 
 ACTIVATIONS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
-def transformer_config(a: Architecture, device: torch.device, tensor: int) -> TransformerConfig:
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective"},  # the attention scores only
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+"""What is thrown away after the forward pass and computed again in the backward pass, in Megatron's words."""
+
+
+def transformer_config(
+    a: Architecture, device: torch.device, layout: Layout, recompute: str = "none"
+) -> TransformerConfig:
     """Megatron's configuration; every default of its own that would change the result is set here."""
     return TransformerConfig(
         num_layers=a.layers,
@@ -35,15 +48,21 @@ def transformer_config(a: Architecture, device: torch.device, tensor: int) -> Tr
         activation_func=ACTIVATIONS[a.activation],
         add_bias_linear=a.biases,
         add_qkv_bias=False,
-        init_method_std=a.init_std,
+        init_method=weights.not_yet,
+        output_layer_init_method=weights.not_yet,
         hidden_dropout=a.dropout,
         attention_dropout=a.dropout,
-        tensor_model_parallel_size=tensor,
-        pipeline_model_parallel_size=1,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        context_parallel_size=layout.context,
+        sequence_parallel=layout.sequence,
         params_dtype=getattr(torch, a.dtype),
         pipeline_dtype=getattr(torch, a.dtype),
-        # On the CPU each rank draws the whole matrix and keeps its part, so every tensor parallel size starts equal.
+        bf16=a.dtype == "bfloat16",
+        fp16=a.dtype == "float16",
         use_cpu_initialization=device.type == "cpu",
+        batch_p2p_comm=device.type == "cuda",  # gloo has no batched sends
         attention_softmax_in_fp32=True,
         # CUDA kernels, all of them.
         gradient_accumulation_fusion=False,
@@ -52,6 +71,7 @@ def transformer_config(a: Architecture, device: torch.device, tensor: int) -> Tr
         masked_softmax_fusion=False,
         apply_rope_fusion=False,
         persist_layer_norm=False,
+        **RECOMPUTE[recompute],
     )
 
 
@@ -64,30 +84,61 @@ def choose_layers(device: torch.device) -> tuple[str, str]:
     return "local", say("why_no_engine_layers")
 
 
-def local_layers(a: Architecture) -> TransformerBlockSubmodules:
-    """Megatron's own torch layers, with torch's norms.
+def build_model(
+    a: Architecture, device: torch.device, layout: Layout | None = None, seed: int = 0, recompute: str = "none"
+) -> list[GPTModel]:
+    """This rank's part of the model with its first weights, on ``device``: one chunk a virtual pipeline stage.
 
-    Left to itself Megatron takes apex's norm as soon as apex can be imported (LayerNormImpl in transformer_block.py,
-    LNImpl in models/backends.py), and that one knows neither RMSNorm nor the CPU.
+    Megatron must be initialised for ``layout``.
     """
-    layer = get_gpt_layer_local_spec(normalization=a.norm)
-    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = WrappedTorchNorm
-    return TransformerBlockSubmodules(layer_specs=[layer] * a.layers, layer_norm=WrappedTorchNorm)
+    layout = layout or Layout()
+    config = transformer_config(a, device, layout, recompute)
+    virtual = range(layout.virtual_pipeline) if layout.virtual_pipeline > 1 else [None]
+    return [_chunk(a, config, device, stage, seed) for stage in virtual]
 
 
-def build_model(a: Architecture, device: torch.device, tensor: int) -> GPTModel:
-    """The model with fresh weights on ``device``, its part of ``tensor`` ranks. Megatron must be initialised."""
-    if choose_layers(device)[0] == "transformer_engine":
-        spec = get_gpt_layer_with_transformer_engine_spec()
-    else:
-        spec = local_layers(a)
+def _chunk(
+    a: Architecture, config: TransformerConfig, device: torch.device, virtual_stage: int | None, seed: int
+) -> GPTModel:
+    where = {"ignore_virtual": False, "vp_stage": virtual_stage}
     model = GPTModel(
-        transformer_config(a, device, tensor),
-        spec,
+        config,
+        _layers(a, config, device, virtual_stage),
         vocab_size=a.padded_vocabulary,
         max_sequence_length=a.max_positions,
+        pre_process=parallel_state.is_pipeline_first_stage(**where),
+        post_process=parallel_state.is_pipeline_last_stage(**where),
         position_embedding_type=a.positions,
         rotary_base=a.rope_theta or 10000,
         share_embeddings_and_output_weights=a.tie_embeddings,
+        vp_stage=virtual_stage,
     )
+    weights.draw(model, a, seed)
     return model.to(device) if device.type == "cuda" else model
+
+
+def _layers(a: Architecture, config: TransformerConfig, device: torch.device, virtual_stage: int | None) -> Any:
+    """What the layers of one chunk are made of."""
+    if choose_layers(device)[0] == "transformer_engine":
+        return get_gpt_layer_with_transformer_engine_spec()
+    layer = get_gpt_layer_local_spec(normalization=a.norm)
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = TorchNorm
+    count = get_num_layers_to_build(config, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=TorchNorm)
+
+
+class TorchNorm:
+    """torch's norm for the local layers, named so that Megatron does not choose.
+
+    Left to itself it takes apex's as soon as apex can be imported (LayerNormImpl in transformer_block.py, LNImpl in
+    models/backends.py), which knows neither RMSNorm nor the CPU; and its wrapper of torch's refuses sequence parallelism.
+    There each tensor parallel rank norms its part of the tokens, so the weights' gradients are summed over those
+    ranks; Megatron does that for every weight that carries the mark.
+    """
+
+    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float, **_: Any) -> Any:
+        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
+        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
+        for weight in norm.parameters():
+            weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        return norm

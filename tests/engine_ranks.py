@@ -1,0 +1,91 @@
+"""A rank program for the tests: one start of Megatron, many engines one after the other.
+
+``torchrun ... --module engine_ranks JOB``: the job file says what to train and in which ways; the first rank leaves
+``results.json`` beside it. Importing Megatron takes seconds, a tiny training step milliseconds.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.megatron.session import laid_out, megatron_session, rank_device
+from easyllm.pretrain.architecture import architecture_of
+from easyllm.pretrain.batch import batch_plan, layout_of, step_samples
+from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.precision import choose_dtype
+
+SEED = 1234
+LEDGER = {"tokenizer_size": 250, "eod_id": 0}
+PADDED = 256
+"""Rows in every layout, so that all of them are the same model."""
+
+
+def run(job_file: Path) -> None:
+    import torch.distributed as dist
+
+    job = json.loads(job_file.read_text("utf-8"))
+    device = rank_device("cpu")
+    results = {}
+    first_layout = layout_of(PretrainConfig.model_validate(next(iter(job["scenarios"].values()))["config"]))
+    with megatron_session(device, first_layout, SEED):
+        from megatron.core import parallel_state
+
+        for name, scenario in job["scenarios"].items():
+            parallel_state.destroy_model_parallel()
+            config = PretrainConfig.model_validate(scenario["config"])
+            with laid_out(layout_of(config), SEED):
+                results[name] = _train(config, scenario, device, job_file.parent)
+        parallel_state.initialize_model_parallel()  # for the session to take down
+        if dist.get_rank() == 0:
+            (job_file.parent / "results.json").write_text(json.dumps(results), "utf-8")
+        dist.barrier()
+
+
+def _train(config: PretrainConfig, scenario: dict[str, Any], device: Any, folder: Path) -> dict[str, Any]:
+    """Losses of ``steps`` steps; ``load`` and ``save`` name checkpoints before and after, ``held_out`` evaluates."""
+    from easyllm.pretrain.engine import open_engine
+
+    dtype, _ = choose_dtype(config.precision, "cpu")
+    architecture = replace(architecture_of(config, LEDGER, dtype), padded_vocabulary=PADDED)
+    engine = open_engine(architecture, config, device, SEED)
+    consumed, losses, norms, rates = 0, [], [], []
+    if "load" in scenario:
+        consumed = engine.load(folder / scenario["load"])["consumed"]
+    for _ in range(scenario["steps"]):
+        samples = step_samples(config.batch, consumed)
+        if scenario.get("held_out"):
+            losses.append(engine.evaluate(*_batches(config, 10_000, samples)))
+        result = engine.train_step(*_batches(config, consumed, samples), samples)
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
+        rates.append(result.learning_rate)
+        consumed += samples
+    if "save" in scenario:
+        engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
+    return {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
+
+
+def _batches(config: PretrainConfig, first: int, samples: int) -> Any:
+    """Sample n is the same everywhere: an arithmetic sequence that a model can learn."""
+    import torch
+    from megatron.core import parallel_state
+
+    plan, micro, length = batch_plan(config), config.batch.micro_samples, config.sequence_tokens
+    rank, count = parallel_state.get_data_parallel_rank(), samples // plan.unit
+
+    def batches() -> Any:
+        for index in range(count):
+            at = first + (index * plan.data_parallel + rank) * micro
+            rows = torch.stack([(torch.arange(length + 1) * (1 + n % 3) + n * 7) % 250 for n in range(at, at + micro)])
+            yield {
+                "tokens": rows[:, :-1], "labels": rows[:, 1:], "loss_mask": torch.ones(micro, length),
+                "position_ids": torch.arange(length).repeat(micro, 1),
+            }  # fmt: skip
+
+    return batches, count
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
