@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 from tiktoken import Encoding
@@ -23,9 +23,10 @@ from tokenizers import AddedToken, Tokenizer, models
 from tokenizers.normalizers import Normalizer
 
 from easyllm.core.messages import say
-from easyllm.corpus.patterns import GPT2, Split, split_of
+from easyllm.corpus.patterns import GPT2, MARK, Split, split_of
 
-Bytes = dict[bytes, int]
+BYTES = 256
+_ONLY_MARKS = {MARK}
 
 
 class NotTheSame(Exception):
@@ -58,30 +59,30 @@ class Fast:
 
     def encode(self, text: str) -> list[int] | None:
         """The ids of one text; None where only tokenizers knows them."""
-        if self.odd_marks and self.odd_marks.search(text):
+        if MARK in text or (self.odd_marks and self.odd_marks.search(text)):
             return None
         finder: re.Pattern[str] | None = self._finder  # type: ignore[attr-defined]
         if finder is None:
-            ids = self._between(text)
-        else:
-            ids = []
-            for index, part in enumerate(finder.split(text)):
-                ids += [self.words[part]] if index % 2 else self._between(part)
-        if self.lacks_bytes and ids and max(ids) >= self.size:
-            return None
+            return self._between(text)
+        ids: list[int] = []
+        for index, part in enumerate(finder.split(text)):
+            found = [self.words[part]] if index % 2 else self._between(part)
+            if found is None:
+                return None
+            ids += found
         return ids
 
-    def _between(self, text: str) -> list[int]:
+    def _between(self, text: str) -> list[int] | None:
         """The ids of a text in which no added token is to be found."""
         if self.nfc and not text.isascii():
             text = unicodedata.normalize("NFC", text)
-        encode = self.encoding.encode_ordinary
-        ends = [match.end() for match in self.split.cuts.finditer(text)]
-        if not ends:
-            return encode(text)
-        return list(
-            chain.from_iterable(map(encode, (text[a:b] for a, b in zip([0, *ends], [*ends, None], strict=True))))
-        )
+        marked = self.split.mark(text)
+        marks = len(marked) - len(text)
+        if not marks and not self.lacks_bytes:
+            return self.encoding.encode_ordinary(text)
+        found = self.encoding.encode(marked, allowed_special=_ONLY_MARKS, disallowed_special=())
+        ids = [id for id in found if id < self.size]
+        return ids if len(found) - len(ids) == marks else None  # else some are stand-ins
 
 
 def fast_of(tokenizer: Tokenizer) -> Fast:
@@ -97,10 +98,11 @@ def fast_of(tokenizer: Tokenizer) -> Fast:
     added = tokenizer.get_added_tokens_decoder()
     ranks = _ranks(model, {token.content for token in added.values()})
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    missing = [bytes([n]) for n in range(256) if bytes([n]) not in ranks]
+    missing = [bytes([n]) for n in range(BYTES) if bytes([n]) not in ranks]
     stand_ins = {byte: size + n for n, byte in enumerate(missing)}
+    mark = {MARK: size + BYTES}
     return Fast(
-        Encoding("easyllm", pat_str=split.pattern, mergeable_ranks=ranks | stand_ins, special_tokens={}),
+        Encoding("easyllm", pat_str=split.pattern, mergeable_ranks=ranks | stand_ins, special_tokens=mark),
         split, size, bool(missing), nfc, odd_marks, _words(added, nfc),
     )  # fmt: skip
 
@@ -149,7 +151,7 @@ def _plain_bpe(model: dict[str, Any]) -> None:
             raise NotTheSame("unlike_setting", name=name)
 
 
-def _ranks(model: dict[str, Any], added: set[str]) -> Bytes:
+def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int]:
     """The bytes of every token that merging can make, by its id. Raises NotTheSame where ids are no merge order."""
     vocabulary: dict[str, int] = model["vocab"]
     pairs: list[tuple[str, str]] = [(left, right) for left, right in model["merges"]]
