@@ -4,9 +4,9 @@ Prints the plan first: every stage of docker/Dockerfile, its pins, and what is c
 under a name made of everything that decides its content (easyllm-build:STAGE-KEY), so a compiled wheel is never
 compiled twice, not even after ``docker builder prune``, and can be moved to another machine with ``docker save``.
 
-Settings from the environment: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST, TORCH_INDEX and PIP_NO_INDEX=1 (all
-packages from the folder of wheels) reach pip in the build as a secret, never a layer; TORCH_WHEELS is a folder of wheels
-to look in first; HTTPS_PROXY and friends are passed on.
+Settings from the environment: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST, TORCH_INDEX, PIP_NO_INDEX=1 (all
+packages from the folder of wheels) reach pip in the build as a secret, never a layer; TORCH_WHEELS is that folder, and
+is looked in first; HTTPS_PROXY and friends are passed on.
 """
 
 # Runs on the host, before any environment is made: stdlib only, old syntax.
