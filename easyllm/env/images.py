@@ -4,8 +4,9 @@ Prints the plan first: every stage of docker/Dockerfile, its pins, and what is c
 under a name made of everything that decides its content (easyllm-build:STAGE-KEY), so a compiled wheel is never
 compiled twice, not even after ``docker builder prune``, and can be moved to another machine with ``docker save``.
 
-Settings from the environment: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST, TORCH_INDEX reach pip in the build
-as a secret (never a layer); TORCH_WHEELS is a folder of wheels to look in first; HTTPS_PROXY and friends are passed on.
+Settings from the environment: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST, TORCH_INDEX, PIP_NO_INDEX=1 (all
+packages from the folder of wheels) reach pip in the build as a secret, never a layer; TORCH_WHEELS is that folder, and
+is looked in first; HTTPS_PROXY and friends are passed on.
 """
 
 # Runs on the host, before any environment is made: stdlib only, old syntax.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 # run as a script, this folder is on the path and easyllm is not
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from easyllm.env import bootstrap
-from easyllm.env.stages import DOCKERFILE, ask, read_stages, short, stage_keys
+from easyllm.env.stages import DOCKERFILE, OLDEST_ENGINE, ask, read_stages, short, stage_keys
 from easyllm.env.words import text
 
 ROOT = bootstrap.ROOT
@@ -31,8 +32,6 @@ TARGETS = ("train", "serving")
 CACHE = "easyllm-build"
 GB_A_JOB = 3
 """Memory that one compiler process of a CUDA extension may take; 2.1 GB were measured for apex."""
-OLDEST_ENGINE = 25
-"""The first Docker whose own Dockerfile frontend takes a git commit in ADD."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 # The stages that are kept, in the order they are built, and the pins a reader wants to see beside them.
 STEPS = (
@@ -64,7 +63,7 @@ def main() -> int:
     if options.verb == "prune":
         return prune(options)
     settings = settings_of(options)
-    contexts = contexts_of(options)
+    contexts = contexts_of(options, settings)
     engine = ask_engine()
     steps = make_plan(options, settings, contexts)
     print(plan_text(options, settings, contexts, steps, engine))
@@ -99,7 +98,9 @@ def read_options() -> argparse.Namespace:
         add("--memory", type=float, metavar="GB", help="memory the compilers may take together (default: what is free)")
         add("--without-apex", action="store_true", help="leave apex out (Megatron-Core then uses torch's kernels)")
         add("--with-transformer-engine", action="store_true", help="compile Transformer Engine too (long)")
-        add("--apt-mirror", default="", metavar="ADDRESS", help="Debian/Ubuntu mirror, such as https://mirror.example")
+        add(
+            "--apt-mirror", default="", metavar="ADDRESS", help="such as http://mirror.example (signatures are checked)"
+        )
         add("--standin", action="store_true", help="a CUDA image without CUDA, to test the build where there is none")
     options = parser.parse_args()
     options.why = text("why_asked")
@@ -153,9 +154,9 @@ def commit() -> str:
     return answer or "unknown"
 
 
-def contexts_of(options: argparse.Namespace) -> "dict[str, str]":
+def contexts_of(options: argparse.Namespace, settings: "dict[str, str]") -> "dict[str, str]":
     """{stage: place} of everything that was replaced; refuses what is not there."""
-    stages = read_stages(settings_of(options))
+    stages = read_stages(settings)
     contexts = {}
     if os.environ.get("TORCH_WHEELS"):
         contexts["wheels"] = os.environ["TORCH_WHEELS"]
@@ -183,7 +184,7 @@ def make_plan(options: argparse.Namespace, settings: "dict[str, str]", contexts:
             wanted.add(name)
             waiting += stages[name].needs
     keys = stage_keys(settings, contexts)
-    kept = set((ask(["docker", "image", "ls", CACHE, "--format", "{{.Tag}}"]) or "").split())
+    kept = set(ask(["docker", "image", "ls", CACHE, "--format", "{{.Tag}}"]).split())
     steps = []
     for stage, pins in STEPS:
         switch = settings.get("WITH_" + stage.upper().replace("-", "_"))
@@ -205,12 +206,13 @@ def plan_text(
     steps: "list[Step]",
     engine: str,
 ) -> str:
-    commit = short(settings["COMMIT"])
-    lines = [text("plan", variant=options.variant, why=options.why, commit=commit, engine=engine), ""]
+    told = short(settings["COMMIT"])
+    lines = [text("plan", variant=options.variant, why=options.why, commit=told, engine=engine), ""]
     rows = [(text("stage"), text("state"), text("what"), text("pins"))]
     rows += [(step.stage, text("cached" if step.cached else "to_build"), step.about, step.pins) for step in steps]
     widths = [max(cells(row[column]) for row in rows) for column in range(3)]
     for row in rows:
+        # the last column is not padded, so the rows are the longer ones; strict= needs Python 3.10
         padded = [entry + " " * (width - cells(entry)) for entry, width in zip(row, widths)]  # noqa: B905
         lines.append("  " + "  ".join([*padded, row[3]]))
     lines += ["", f"  MAX_JOBS  {settings['MAX_JOBS']} ({options.jobs_why})"]
@@ -283,6 +285,7 @@ def write_pip_settings() -> "str | None":
     """pip's settings of this environment as a file for BuildKit's secret mount; None where there are none."""
     extra = [os.environ.get(key, "") for key in ("PIP_EXTRA_INDEX_URL", "TORCH_INDEX")]
     entries = {
+        "no-index": os.environ.get("PIP_NO_INDEX", ""),
         "index-url": os.environ.get("PIP_INDEX_URL", ""),
         "extra-index-url": " ".join(entry for entry in extra if entry.startswith("http")),
         "trusted-host": os.environ.get("PIP_TRUSTED_HOST", ""),
@@ -338,8 +341,9 @@ def prune(options: argparse.Namespace) -> int:
     used = set()
     for variant in ("cuda", "cpu"):
         options.variant = variant
-        used |= {step.image for step in make_plan(options, settings_of(options), contexts_of(options))}
-    tags = (ask(["docker", "image", "ls", CACHE, "--format", "{{.Repository}}:{{.Tag}}"]) or "").split()
+        settings = settings_of(options)
+        used |= {step.image for step in make_plan(options, settings, contexts_of(options, settings))}
+    tags = ask(["docker", "image", "ls", CACHE, "--format", "{{.Repository}}:{{.Tag}}"]).split()
     unused = sorted(set(tags) - used)
     if unused:
         call(["docker", "image", "rm", *unused])

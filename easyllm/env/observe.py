@@ -49,7 +49,7 @@ FILES = (
 )
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 PROGRAMS = ("nvidia-container-runtime-hook", "nvidia-container-runtime")
-VARIABLES = ("EASYLLM_IMAGE", "DS_ACCELERATOR")
+VARIABLES = ("DS_ACCELERATOR",)
 NVIDIA, DISPLAY_CLASS = "0x10de", "0x03"
 
 # A daemon that hangs must not hang us; a GPU box that has slept may take long to wake, and a container to start.

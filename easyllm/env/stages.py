@@ -11,6 +11,8 @@ from easyllm.env import bootstrap
 
 ROOT = bootstrap.ROOT
 DOCKERFILE = os.path.join(ROOT, "docker", "Dockerfile")
+OLDEST_ENGINE = 25
+"""The first Docker whose own Dockerfile frontend takes a git commit in ADD."""
 NOT_CONTENT = ("MAX_JOBS",)
 """Arguments that change how long a stage takes, never what it makes."""
 

@@ -9,6 +9,7 @@ from easyllm.core.sizes import human_bytes
 from easyllm.env import passport
 from easyllm.env.machine import Capability, Gpu, Machine, version
 from easyllm.env.observe import NEEDED
+from easyllm.env.stages import OLDEST_ENGINE
 
 Verdict = Literal["good", "care", "missing"]
 MIB = 1 << 20
@@ -23,8 +24,6 @@ BF16_CAPABILITY = (8, 0)
 INT8_CAPABILITY = (7, 5)
 OLDEST_CARD = {12: (5, 0), 13: (7, 5)}
 """Lowest compute capability that each CUDA still makes code for; CUDA 13 dropped Maxwell, Pascal and Volta."""
-OLDEST_ENGINE = (25,)
-"""The first whose built-in Dockerfile frontend knows `HEALTHCHECK --start-interval` and `ADD` of a git commit."""
 OLDEST_BUILDX = (0, 8)
 """The first with named build contexts."""
 OLDEST_COMPOSE = (2, 24)
@@ -139,8 +138,10 @@ def _way_out_of_windows(distributions: dict[str, int]) -> str:
 
 
 def _python(machine: Machine) -> Finding:
-    supported = version(machine.python)[:2] in ((3, 11), (3, 12), (3, 13))
-    return Finding("python", machine.python) if supported else _missing("python", machine.python, "fix_python", LOCAL)
+    wanted = machine.pins.get("PYTHON_VERSIONS", "").split()  # outside a checkout pip has judged it already
+    if not wanted or machine.python.rpartition(".")[0] in wanted:
+        return Finding("python", machine.python)
+    return _missing("python", machine.python, "fix_python", LOCAL, wanted=", ".join(wanted))
 
 
 def _shared_memory(machine: Machine) -> Finding:
@@ -314,9 +315,8 @@ def _docker(machine: Machine) -> Iterator[Finding]:
     if docker.engine is None:
         yield Finding("docker", docker.trouble or "-", "care", _way_to_an_engine(machine), blocks)
         return
-    if version(docker.engine) < OLDEST_ENGINE:
-        wanted = ".".join(map(str, OLDEST_ENGINE))
-        yield _missing("docker", docker.engine, "fix_docker_old", ("image_build",), wanted=wanted)
+    if version(docker.engine) < (OLDEST_ENGINE,):
+        yield _missing("docker", docker.engine, "fix_docker_old", ("image_build",), wanted=OLDEST_ENGINE)
     else:
         yield Finding("docker", docker.engine)
     yield _plugin("buildx", docker.buildx, OLDEST_BUILDX, "image_build")

@@ -28,6 +28,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # any Python 3 may run this, not only that of .venv
+from easyllm.env.stages import OLDEST_ENGINE
+
 STANDIN = "easyllm-standin:base"
 # Debian 13's engine (26.1) is the first with all that the Dockerfile asks for; it runs on Debian 12 as it is.
 ENGINE_SUITE = "trixie"
@@ -37,8 +40,6 @@ STANDIN_SUITE = "bookworm"
 STANDIN_PACKAGES = ("ca-certificates", "python3", "python3-venv")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
-# Docker 23 is the first whose BuildKit knows named build contexts.
-OLDEST_ENGINE = 23
 COMMAND_SECONDS = 120
 PROGRAM_MISSING = 127
 START_SECONDS = 60
@@ -158,9 +159,9 @@ def up(engine: Engine) -> bool:
 
 def refuse_what_cannot_work(engine: Engine) -> None:
     if sys.platform != "linux" or not Path("/etc/debian_version").exists():
-        raise CannotStart("this is no Debian machine: start a Docker engine yourself (26 or later) and try again")
+        raise CannotStart(f"this is no Debian machine: start an engine ({OLDEST_ENGINE} or later) and try again")
     if os.geteuid() != 0:
-        raise CannotStart("a Docker engine needs root: start one yourself (26 or later), or run this as root")
+        raise CannotStart(f"a Docker engine needs root: start one ({OLDEST_ENGINE} or later), or be root")
     if len(os.fsencode(engine.socket)) > SOCKET_PATH_BYTES:
         raise CannotStart(f"{engine.socket} is too long for a socket: choose a shorter --prefix or EASYLLM_DOCKER_DIR")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from docker_house import STANDIN, Build, Engine, House, Images
+from docker_house import ONLY_IN_THE_IMAGE, STANDIN, Build, Engine, House, Images
+from easyllm.env.passport import faults
 
 PROGRAMS = Path(__file__).with_name("programs")
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
@@ -141,6 +142,15 @@ def test_wheel_that_does_not_fit_stops_the_build(engine: Engine, images: Images)
         assert complaint in done.stderr
 
 
+@pytest.mark.parametrize("pin", sorted(ONLY_IN_THE_IMAGE))
+def test_package_that_loses_its_pin_stops_the_build(engine: Engine, images: Images, pin: str) -> None:
+    """What nothing here installs: the image's last step sees it there and finds no pin."""
+    passport = passport_of(engine, images.train)
+    name = pin.removeprefix("PY_").lower().replace("_", "-")
+    del passport["pins"][name]
+    assert [fault for fault in faults(passport) if fault.startswith(f"{name} ")] != []
+
+
 def test_any_user_works_in_the_train_image(engine: Engine, images: Images) -> None:
     run = "touch $HOME/mine && easyllm recipe ls && id -u && python -c 'import getpass; getpass.getuser()'"
     assert "4242" in engine.inside(images.train, run, "--user=4242:4242").stdout.split()
@@ -192,7 +202,7 @@ def test_images_carry_labels_and_serving_its_health_check(engine: Engine, house:
             assert labels[f"org.opencontainers.image.{key}"]
         assert labels["org.opencontainers.image.revision"] == commit
     config = inspect(engine, images.serving)["Config"]
-    assert config["Healthcheck"]["Test"]
+    assert "http://127.0.0.1:8080/health" in config["Healthcheck"]["Test"][-1]
     assert config["User"] not in ("", "0", "root")
 
 

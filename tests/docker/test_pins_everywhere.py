@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from docker_house import ONLY_IN_THE_IMAGE
 from easyllm.env.bootstrap import NO_DEPENDENCIES, PINS, python_pins, read_pins
 from easyllm.env.stages import read_stages
 
@@ -25,18 +26,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ALL = read_pins(PINS)
 SETTINGS = {"VARIANT", "WITH_APEX", "WITH_TRANSFORMER_ENGINE", "MAX_JOBS", "APT_MIRROR", "COMMIT", "STANDIN"}
 """What a build may be asked for and pins nothing; set by easyllm/env/images.py."""
-READ_BY_CODE = {
-    "PYTHON_VERSIONS": "easyllm/env/bootstrap.py",
-    "TGI_IMAGE": "compose.yaml",
-    "VLLM_IMAGE": "compose.yaml",
-}
-ONLY_IN_THE_IMAGE = {"PY_DEEPSPEED", "PY_EINOPS", "PY_HJSON", "PY_MSGPACK", "PY_NINJA", "PY_PY_CPUINFO", "PY_WHEEL"}
 VERSION = re.compile(r"\b\d+\.\d+(\.\d+)*\b|@sha256:|\b[0-9a-f]{12,}\b")
 
 
 def problems(pins: dict[str, str]) -> list[str]:
     """What would be built, pulled or installed without a pin."""
-    return [*dockerfile_problems(pins), *compose_problems(pins), *package_problems(pins)]
+    return [*dockerfile_problems(pins), *compose_problems(pins), *package_problems(pins), *code_problems(pins)]
 
 
 def dockerfile_problems(pins: dict[str, str]) -> list[str]:
@@ -66,6 +61,13 @@ def compose_problems(pins: dict[str, str]) -> list[str]:
             if image and not known:
                 found.append(f"the image of {name} in {file.name} is {image}")
     return found
+
+
+def code_problems(pins: dict[str, str]) -> list[str]:
+    """Pins that a program asks for by name."""
+    programs = [path.read_text("utf-8") for path in sorted((ROOT / "easyllm" / "env").glob("*.py"))]
+    asked = {name for text in programs for name in re.findall(r"""\bpins(?:\[|\.get\()"([A-Z_]+)"[\]),]""", text)}
+    return [f"a program asks for {name}" for name in sorted(asked) if name not in pins]
 
 
 def package_problems(pins: dict[str, str]) -> list[str]:
@@ -106,14 +108,11 @@ def test_nothing_is_unpinned() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - ONLY_IN_THE_IMAGE))
 def test_a_pin_that_is_deleted_is_missed(name: str) -> None:
-    """The pins that only the image needs are missed by its passport: test_container_image.py."""
-    pins = {key: value for key, value in ALL.items() if key != name}
-    if name in READ_BY_CODE and not problems(pins):
-        assert name in (ROOT / READ_BY_CODE[name]).read_text("utf-8")
-    else:
-        if name.startswith("PY_") and not here(name[3:].lower().replace("_", "-")) and not problems(pins):
-            pytest.skip("another platform's or Python's package")
-        assert problems(pins) != []
+    """Those that only the image needs are missed there: test_container_images.py."""
+    package = name.removeprefix("PY_").lower().replace("_", "-")
+    if name.startswith("PY_") and package not in needed_packages() and name not in DOCKERFILE:
+        pytest.skip("another platform's or Python's package")
+    assert problems({key: value for key, value in ALL.items() if key != name}) != []
 
 
 def test_every_image_is_pinned_by_its_digest_but_the_legacy_one() -> None:
