@@ -1,5 +1,6 @@
 """What must hold before text is tokenised. No torch, no tokenizers: files' heads and the tokenizer's own files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.sample import look
 from easyllm.corpus.sources import Source, files_of, sources_of
 from easyllm.corpus.vocabulary import SMALLEST_VOCABULARY, SPECIAL_TOKENS
+from easyllm.corpus.words import words_of, wrong_words
 
 
 def check(job: Job[CorpusConfig]) -> list[Problem]:
@@ -39,6 +41,9 @@ def _tokenizer(job: Job[CorpusConfig]) -> list[Problem]:
                 asked=config.train.vocab_size, special=len(SPECIAL_TOKENS), least=SMALLEST_VOCABULARY,
             )
         ]  # fmt: skip
+    twice = [word for word, count in Counter(words_of(job)).items() if count > 1 or not word]
+    if twice:
+        return [wrong_words("CORPUS-020", twice)]
     model = job.inputs.get("tokenizer.model")
     if model and model.path and model.path.is_dir() and job.ready("tokenizer.model"):
         return tokenizer_files.problems_of(tokenizer_files.home(model.path))

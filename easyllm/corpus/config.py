@@ -20,13 +20,17 @@ class TrainTokenizer(Section):
 
 
 class TokenizerConfig(Section):
-    """Where the tokenizer comes from: exactly one of the two."""
+    """Where the tokenizer comes from: exactly one of train and model."""
 
     train: TrainTokenizer | None = None
     """Learn one from the corpus."""
     model: Annotated[str | None, Takes("model")] = None
-    """Take the fast tokenizer of a model: a directory with tokenizer.json, a .gguf file, hf:org/name,
-    modelscope:org/name or package:NAME."""
+    """Take the tokenizer of a model: a directory with tokenizer.json, with GPT-2's vocab.json and merges.txt or with
+    SentencePiece's tokenizer.model, a .model or .gguf file, hf:org/name, modelscope:org/name or package:NAME."""
+    extend: tuple[str, ...] = ()
+    """Words to add, each one token wherever a text has it; every id of the tokenizer stays what it was."""
+    extend_from: Annotated[str | None, Takes("files")] = None
+    """A text file of such words, one a line; they come after those of extend."""
 
 
 class WeightedSource(Section):

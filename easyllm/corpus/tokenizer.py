@@ -16,7 +16,10 @@ from easyllm.core.models import local_tokenizer, quiet_libraries
 from easyllm.core.stage import Job
 from easyllm.corpus import tokenizer_files
 from easyllm.corpus.config import CorpusConfig, TrainTokenizer
-from easyllm.corpus.vocabulary import SPECIAL_TOKENS, token_dtype
+from easyllm.corpus.extend import extend
+from easyllm.corpus.foreign import from_gpt2, from_sentencepiece
+from easyllm.corpus.vocabulary import PAD, SPECIAL_TOKENS, token_dtype
+from easyllm.corpus.words import words_of
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,21 @@ def make(job: Job[CorpusConfig], texts: Iterator[str]) -> Vocabulary:
             train(asked, texts, partial)
         else:
             take_over(job, partial)
+        _extend(job, partial)
         sync_tree(partial)
         os.rename(partial, final)
     return load(final, trained=job.config.tokenizer.train is not None)
+
+
+def _extend(job: Job[CorpusConfig], directory: Path) -> None:
+    """Add the words of the recipe; what stock code loads must have them at the same ids."""
+    words = words_of(job)
+    if not words:
+        return
+    ids = extend(directory, words)
+    loaded = load(directory, trained=job.config.tokenizer.train is not None).tokenizer
+    if ids != {word: loaded.token_to_id(word) for word in words}:
+        raise UserError(tokenizer_files.unusable(directory, "transformers gives the added tokens other ids"))
 
 
 def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
@@ -90,14 +105,16 @@ def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
             )
         )  # fmt: skip
     tokenizer.save(str(directory / "tokenizer.json"))
-    tokenizer_files.write_config(directory)
+    tokenizer_files.write_config(directory, pad=PAD)
 
 
 def take_over(job: Job[CorpusConfig], directory: Path) -> None:
-    """Copy the tokenizer of the model as it is. Raises UserError CORPUS-005 and CORPUS-006."""
+    """The tokenizer of the model as it is. Raises UserError CORPUS-005, CORPUS-006 and CORPUS-022."""
     model = job.inputs["tokenizer.model"]
     if model.path and model.path.suffix == ".gguf":
         _out_of_gguf(model.path, directory)
+    elif model.path and model.path.is_file():
+        from_sentencepiece(model.path, directory)
     else:
         _copy(tokenizer_files.home(local_tokenizer(model, job.cache_dir, job.stage)), directory)
     load(directory, trained=False)  # a tokenizer that cannot be loaded must not look whole
@@ -107,6 +124,11 @@ def _copy(source: Path, directory: Path) -> None:
     problems = tokenizer_files.problems_of(source)
     if problems:
         raise UserError(*problems)
+    kind = tokenizer_files.kind_of(source)
+    if kind == "sentencepiece":
+        return from_sentencepiece(source / "tokenizer.model", directory)
+    if kind == "gpt2":
+        return from_gpt2(source / "vocab.json", source / "merges.txt", directory)
     for name in tokenizer_files.FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)

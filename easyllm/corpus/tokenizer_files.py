@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.errors import Problem, UserError, problem
-from easyllm.corpus.vocabulary import END_OF_TEXT, PAD
+from easyllm.corpus.vocabulary import END_OF_TEXT
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -24,16 +24,33 @@ def home(directory: Path) -> Path:
     return inner if inner.is_dir() else directory
 
 
-def problems_of(directory: Path) -> list[Problem]:
-    """CORPUS-005 when ``directory`` holds no fast tokenizer, CORPUS-006 when it names no end-of-text token."""
-    if not (directory / "tokenizer.json").is_file():
-        return [unusable(directory, "tokenizer.json is missing")]
+Kind = Literal["fast", "sentencepiece", "gpt2"]
+GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What ``path``, a directory or a SentencePiece file, holds; None for nothing that becomes a fast tokenizer."""
+    if (path / "tokenizer.json").is_file():
+        return "fast"
+    if path.is_file() or (path / "tokenizer.model").is_file():
+        return "sentencepiece"
+    both = (path / "vocab.json").is_file() and (path / "merges.txt").is_file()
+    # The same two files under another class are split by another pattern.
+    return "gpt2" if both and _read(path / "tokenizer_config.json").get("tokenizer_class") in GPT2_CLASSES else None
+
+
+def problems_of(path: Path) -> list[Problem]:
+    """CORPUS-005 when ``path`` holds no tokenizer we can read, CORPUS-006 when it names no end-of-text token."""
     try:
-        end = end_token(directory)
+        kind = kind_of(path)
+        end = end_token(path)
     except UserError as error:
         return list(error.problems)
-    if end is None:
-        return [no_end(directory)]
+    if kind is None:
+        what = "tokenizer.json is missing, and so are vocab.json and merges.txt of GPT-2 and tokenizer.model"
+        return [unusable(path, what)]
+    if end is None and kind == "fast":  # the others name it in their own way, which takes their libraries to read
+        return [no_end(path)]
     return []
 
 
@@ -68,16 +85,23 @@ def _wrong(code: str, **params: Any) -> Problem:
     return problem(code, stage="corpus", key="corpus.tokenizer.model", **params)
 
 
-def write_config(directory: Path) -> None:
-    """The tokenizer_config.json of a tokenizer that we trained.
+def write_config(
+    directory: Path,
+    end: str = END_OF_TEXT,
+    begin: str | None = None,
+    pad: str | None = None,
+    unknown: str | None = None,
+) -> None:
+    """The tokenizer_config.json of a tokenizer that we trained or made out of other files.
 
     Written by hand: transformers 5 would name a class that version 4 and the servers built on it do not know.
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": PAD,
+        "bos_token": begin or end,
+        "eos_token": end,
+        **({"pad_token": pad} if pad else {}),
+        **({"unk_token": unknown} if unknown else {}),
         "model_max_length": NO_LIMIT_TOKENS,
         "clean_up_tokenization_spaces": False,
     }
