@@ -131,7 +131,8 @@ class TorchNorm:
     """torch's norm for the local layers, named so that Megatron does not choose.
 
     Left to itself it takes apex's as soon as apex can be imported (LayerNormImpl in transformer_block.py, LNImpl in
-    models/backends.py), which knows neither RMSNorm nor the CPU; and its wrapper of torch's refuses sequence parallelism.
+    models/backends.py), which knows neither RMSNorm nor the CPU; and its wrapper of torch's refuses sequence
+    parallelism.
     There each tensor parallel rank norms its part of the tokens, so the weights' gradients are summed over those
     ranks; Megatron does that for every weight that carries the mark.
     """
