@@ -10,6 +10,7 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
+from easyllm.pretrain.blends import Blends, blends_of, epochs_by_source, split_decision
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.precision import BYTES, choose_dtype
@@ -33,14 +34,15 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     corpus = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
     ledger = corpus.records["ledger"] if corpus else None
     tokens = int(corpus.records["tokens"]["tokens"]) if corpus else None
+    blends = blends_of(job)
     # Until the corpus has run there is no vocabulary; without its rows the sizes are lower bounds.
     dtype, why = choose_dtype(config.precision, "cpu" if config.device == "cpu" else None)
     architecture = architecture_of(config, ledger or {"tokenizer_size": 0, "eod_id": 0}, dtype)
     checkpoint = checkpoint_bytes(architecture)
     return Plan(
-        figures=_figures(config, batch, architecture, tokens, ledger is not None) | {"checkpoint, bytes": checkpoint},
+        figures=_figures(config, batch, architecture, tokens, blends) | {"checkpoint, bytes": checkpoint},
         commands=[" ".join(command(job))],
-        decisions=decisions(config, architecture, batch, why),
+        decisions=decisions(config, architecture, batch, why, blends),
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=memory_bytes(architecture, config, batch),
     )
@@ -52,13 +54,13 @@ def command(job: Job[PretrainConfig]) -> list[str]:
 
 
 def _figures(
-    config: PretrainConfig, batch: BatchPlan, a: Architecture, corpus_tokens: int | None, known: bool
+    config: PretrainConfig, batch: BatchPlan, a: Architecture, corpus_tokens: int | None, blends: Blends | None
 ) -> dict[str, Any]:
     per_step = config.batch.global_samples * config.sequence_tokens
     samples = samples_after(config.batch, config.steps)
     trained = samples * config.sequence_tokens
     layout = layout_of(config)
-    unknown = say("after_corpus")
+    known, unknown = corpus_tokens is not None, say("after_corpus")
     return {
         "parameters": a.parameters() if known else say("and_vocabulary", parameters=a.parameters()),
         "vocabulary, rows": a.tokenizer_size if known else unknown,
@@ -69,6 +71,7 @@ def _figures(
         "tokens to train on": trained,
         "tokens per step": per_step,
         "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else unknown,
+        **(epochs_by_source(blends, trained) if blends else {}),
         "ranks": config.ranks,
         "tensor x pipeline x context ranks": f"{layout.tensor} x {layout.pipeline} x {layout.context}",
         "data parallel ranks": batch.data_parallel,
@@ -109,7 +112,9 @@ def memory_bytes(a: Architecture, config: PretrainConfig, batch: BatchPlan) -> i
     return config.ranks * (PROCESS_BYTES + states + width * activations + FLOAT_BYTES * logits)
 
 
-def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dtype: str) -> list[Decision]:
+def decisions(
+    config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dtype: str, blends: Blends | None
+) -> list[Decision]:
     """The choices that the recipe leaves to the stage, with their reasons."""
     unit = VOCABULARY_MULTIPLE * config.parallel.tensor
     kept = a.padded_vocabulary and a.padded_vocabulary != padded_vocabulary(a.tokenizer_size, config.parallel.tensor)
@@ -130,14 +135,6 @@ def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dty
                 ranks=batch.data_parallel,
             ),
         ),
-        _split(config),
+        split_decision(config.validation, blends),
         Decision("dtype", a.dtype, why_dtype),
     ]
-
-
-def _split(config: PretrainConfig) -> Decision:
-    if config.validation is None:
-        return Decision("corpus split", say("all_for_training"), say("why_no_split"))
-    held_out = config.validation
-    why = say("why_validation", samples=held_out.samples, every=held_out.every_steps)
-    return Decision("corpus split", say("split_as", share=f"{held_out.share:.4%}"), why)
