@@ -12,7 +12,7 @@ OF_THE_RECIPE = (
     "optimizer", "scheduler", "amp", "torch_autocast", "pipeline", "tensor_parallel", "sequence_parallel_size",
     "curriculum_learning", "data_efficiency", "data_types", "compression_training", "progressive_layer_drop",
     "eigenvalue", "quantize_training", "zenflow", "prescale_gradients", "gradient_predivide_factor",
-    "managed_gradient_accumulation",
+    "managed_gradient_accumulation", "zero_optimization.offload_optimizer",
 )  # fmt: skip
 """Keys that would train something else than the recipe says, or with another optimizer: refused in a user's file."""
 
@@ -83,9 +83,7 @@ def conflicts(own: Json, ours: Json, prefix: str = "") -> list[tuple[str, Any, A
             found += conflicts(value, ours[key], f"{name}.")
         elif key in ours and value not in (ours[key], "auto"):  # auto is what such files have in transformers
             found.append((name, value, ours[key]))
-        elif not prefix and key in OF_THE_RECIPE and key not in ours:
-            found.append((name, value, None))
-        elif name == "zero_optimization.offload_optimizer":
+        elif name in OF_THE_RECIPE and key not in ours:
             found.append((name, value, None))
     return found
 

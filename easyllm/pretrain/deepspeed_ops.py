@@ -41,7 +41,7 @@ def prebuild(cache: Path, device: str) -> Path | None:
         return library
     compiler = os.environ.get("CXX") or "c++"
     if shutil.which(compiler) is None:
-        raise refuse("PRETRAIN-060", stage="pretrain", key="pretrain.deepspeed.offload_optimizer", compiler=compiler)
+        raise refuse("PRETRAIN-078", stage="pretrain", key="pretrain.deepspeed.offload_optimizer", compiler=compiler)
     home.parent.mkdir(parents=True, exist_ok=True)
     _sweep(home.parent)
     place = home.parent / f".{platform.node()}.{os.getpid()}"
@@ -61,7 +61,7 @@ def imported(device: str, library: Path | None) -> Any:
     """The module ``deepspeed`` in a rank on ``device``, with the prebuilt op and without a way to compile another."""
     _quietly(device)
     import deepspeed
-    import deepspeed.comm.torch  # noqa: F401
+    import deepspeed.comm.torch
     from deepspeed.ops.op_builder.builder import OpBuilder
 
     OpBuilder.jit_load = _never
@@ -95,7 +95,8 @@ def _quietly(device: str) -> None:
 
 def _key(device: str) -> str:
     """Changes with everything that a compiled op depends on; the processor too, for it is compiled for that."""
-    parts = [version("deepspeed"), version("torch"), platform.python_version(), platform.machine(), device, _processor()]
+    software = [version("deepspeed"), version("torch"), platform.python_version(), device]
+    parts = [*software, platform.machine(), _processor()]
     return f"{OP}-{sha256(' '.join(parts).encode()).hexdigest()[:16]}"
 
 
@@ -123,7 +124,7 @@ def _run(arguments: list[str], device: str) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise failed("PRETRAIN-061", stage="pretrain", op=OP, code=done.returncode, log=last)
+        raise failed("PRETRAIN-079", stage="pretrain", op=OP, code=done.returncode, log=last)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -52,6 +52,7 @@ class WholeState:
         """The state as shards for a checkpoint. All ranks call it; each keeps what it will write: its share."""
         copies, own = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
         state: dict[str, Any] = {"model": {}, "optimizer": {}}
+        self._link()
         for index, (parameter, name, place, shape, dtype) in enumerate(self._rows):
             mine = index % copies == own
             place = _owned(place)
@@ -70,7 +71,7 @@ class WholeState:
         self._prime(step)
         for bucket in _buckets(self._rows):
             asked = {
-                f"{name}.{key}": _moment(_owned(place), torch.empty(shape), key)
+                f"{name}.{key}": _moment(place, torch.empty(shape), key)
                 for _, name, place, shape, _ in bucket
                 for key in ("fp32_param", *MOMENTS)
             }
@@ -123,7 +124,16 @@ class WholeState:
             # torch counts in a tensor, DeepSpeed's CPU Adam in an int.
             count: Any = torch.tensor(float(step)) if isinstance(inner, torch.optim.AdamW) else step
             inner.state[weight] = {"step": count, **{key: torch.zeros_like(weight) for key in MOMENTS}}
-        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
+        self._link()
+
+    def _link(self) -> None:
+        """Let every parameter find its moments.
+
+        DeepSpeed 0.19.8 does it once, after the step of the first group, when the others have none yet
+        (``_optimizer_step`` in runtime/zero/stage_1_and_2.py).
+        """
+        if hasattr(self._optimizer, "_hp_optimizer_states_linked"):
+            self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
