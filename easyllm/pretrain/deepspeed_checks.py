@@ -48,11 +48,18 @@ def _optimizer(config: PretrainConfig) -> list[Problem]:
     found, asked = [], config.deepspeed
     if config.optimizer.distributed:
         found.append(_wrong("PRETRAIN-072", "optimizer.distributed"))
-    if asked.zero_stage == 0 and config.precision == "fp16":
-        found.append(_wrong("PRETRAIN-076", "deepspeed.zero_stage"))
+    if asked.zero_stage == 0 and not _surely_fp32(config):
+        found.append(_wrong("PRETRAIN-076", "deepspeed.zero_stage", precision=config.precision))
+    if config.precision == "fp16" and config.device == "cpu":
+        found.append(_wrong("PRETRAIN-080", "precision"))
     if asked.zero_stage == 0 and asked.offload_optimizer != "none":
         found.append(_wrong("PRETRAIN-077", "deepspeed.offload_optimizer", device=asked.offload_optimizer))
     return found
+
+
+def _surely_fp32(config: PretrainConfig) -> bool:
+    """On any machine that the recipe may run on."""
+    return config.precision == "fp32" or (config.precision == "auto" and config.device == "cpu")
 
 
 def _own_json(job: Job[PretrainConfig]) -> list[Problem]:

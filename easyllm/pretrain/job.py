@@ -1,7 +1,7 @@
 """The job file: everything the ranks need, so that the printed command runs by hand too."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_config import Extras
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class RankJob:
     """Where the tokens lie, and how they are drawn."""
     eod_id: int
     out: Path
+    extras: Extras = field(default_factory=Extras)
+    """For engine deepspeed."""
 
     @property
     def checkpoints(self) -> Path:
@@ -52,6 +55,7 @@ class RankJob:
             "data": self.data.as_record(),
             "eod_id": self.eod_id,
             "out": str(self.out),
+            "deepspeed": self.extras.as_record(),
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -66,4 +70,5 @@ class RankJob:
             data=Blends.from_record(data["data"]),
             eod_id=data["eod_id"],
             out=Path(data["out"]),
+            extras=Extras.from_record(data["deepspeed"]),
         )

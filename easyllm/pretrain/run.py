@@ -17,6 +17,9 @@ from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_checks import own_json
+from easyllm.pretrain.deepspeed_config import Extras
+from easyllm.pretrain.deepspeed_ops import prebuild
 from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.plan import JOB_FILE, RANK_PROGRAM, decisions
@@ -42,6 +45,7 @@ def run(job: Job[PretrainConfig]) -> Result:
         data=Blends.of_corpus(corpus.path, corpus.manifest.records["tokens"]),
         eod_id=int(ledger["eod_id"]),
         out=job.out,
+        extras=_extras(job, device),
     )
     final = job.out / "checkpoint"
     if not final.is_dir():  # it stands already where a kill came between training and publishing
@@ -60,6 +64,16 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
         why = say("why_gloo", why=why)
     note(say("ranks_on", ranks=job.config.ranks, device=device, why=why))
     return device, Decision("device", device, why)
+
+
+def _extras(job: Job[PretrainConfig], device: str) -> Extras:
+    """What engine deepspeed needs besides, made ready before any rank starts."""
+    if job.config.engine != "deepspeed":
+        return Extras()
+    if device == "cpu" and job.config.precision == "fp16":
+        raise refuse("PRETRAIN-080", stage=job.stage, key="pretrain.precision")
+    offload = job.config.deepspeed.offload_optimizer == "cpu"
+    return Extras(own_json(job), prebuild(job.cache_dir, device) if offload else None)
 
 
 def _padded_before(job: Job[PretrainConfig]) -> int | None:
