@@ -43,7 +43,7 @@ class Recipe(Section):
     runs_dir: str = "runs"
     """Folder for all runs, relative to where easyllm is called."""
     cluster: ClusterConfig | None = None
-    """The machines that corpus and pretrain work on. Unset: this one."""
+    """The machines that pretraining, and the cleaning of a corpus, work on. Unset: this one."""
     corpus: CorpusConfig | None = None
     """Text to tokenizer and indexed tokens."""
     pretrain: PretrainConfig | None = None

@@ -82,6 +82,14 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+def kill_launcher(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Kill the launcher alone; gives the ranks that are still there after ten seconds without it."""
+    launcher, *ranks = psutil.Process(process.pid).children(recursive=True)
+    launcher.kill()
+    process.wait()
+    return psutil.wait_procs(ranks, timeout=10)[1]
+
+
 def wait(processes: "list[subprocess.Popen[bytes]]", seconds: float) -> list[int]:
     """Their exit codes, once all have ended."""
     deadline = time.monotonic() + seconds

@@ -6,9 +6,13 @@ from typing import Any
 from easyllm.core import cluster as clusters
 from easyllm.core.cluster import ClusterConfig
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.freshness import fingerprint
 from easyllm.core.hosts import read_hostfile
 from easyllm.core.stage import Job
+from easyllm.core.workplace import REQUEST
+from easyllm.pretrain import heartbeat
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.job import BEATS, OUTCOME
 
 
 def check(job: Job[PretrainConfig]) -> list[Problem]:
@@ -24,6 +28,7 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *_rendezvous(cluster),
         *_hosts(cluster),
         *_mount(job, cluster),
+        *_at_work(job, cluster),
     ]
 
 
@@ -90,3 +95,16 @@ def _mount(job: Job[PretrainConfig], cluster: ClusterConfig) -> list[Problem]:
     paths = [job.out, *([corpus.path] if corpus and corpus.path else [])]
     outside = [path for path in paths if not path.absolute().is_relative_to(mount)]
     return [_wrong("CLUSTER-013", "kubernetes.mount", mount=str(mount), path=str(path)) for path in outside[:1]]
+
+
+def _at_work(job: Job[PretrainConfig], cluster: ClusterConfig) -> list[Problem]:
+    """Ranks that others have started hold no lock: a changed recipe would clear their folder away below them."""
+    mark = job.out / REQUEST
+    if cluster.launcher == "local" or not mark.is_file() or mark.read_text("utf-8") == fingerprint(job):
+        return []
+    if (job.out / OUTCOME).is_file():
+        return []
+    spoke = heartbeat.spoke_before(job.out / BEATS, job.config.timeout_seconds)
+    if spoke is None:
+        return []
+    return [problem("CLUSTER-017", stage="pretrain", key="pretrain", path=str(job.out), seconds=round(spoke))]

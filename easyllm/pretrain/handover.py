@@ -1,7 +1,6 @@
 """Training that somebody else starts: prepare it, say how far it is, and know when there is something to gather."""
 
 import json
-import time
 from typing import Any
 
 from easyllm.core.artifact import write_whole
@@ -11,7 +10,7 @@ from easyllm.core.stage import Job
 from easyllm.pretrain import checkpoints, heartbeat, losses
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.job import RankJob
-from easyllm.pretrain.nodes import JOB_FILE, commands, job_files
+from easyllm.pretrain.nodes import FOR_COMMANDS, JOB_FILE, commands, job_files
 
 
 def finished(rank_job: RankJob) -> bool:
@@ -30,10 +29,11 @@ def read_outcome(rank_job: RankJob) -> dict[str, Any] | None:
 
 def hand_over(job: Job[PretrainConfig], rank_job: RankJob) -> Waiting:
     """The word that the work waits for its commands, with everything in place for them."""
-    quiet_for = _quiet_seconds(rank_job)
     steps, done = job.config.steps, len(losses.read(rank_job.losses))
-    if quiet_for is not None and quiet_for < 3 * heartbeat.interval(job.config.timeout_seconds):
-        return Waiting(say("at_work", step=done, steps=steps, seconds=round(quiet_for)), [])
+    if not rank_job.outcome.is_file():
+        spoke = heartbeat.spoke_before(rank_job.beats, job.config.timeout_seconds)
+        if spoke is not None:
+            return Waiting(say("at_work", step=done, steps=steps, seconds=round(spoke)), [])
     for name, text in job_files(job).items():
         write_whole(job.out / name, text)
     rank_job.write(job.out / JOB_FILE)
@@ -43,12 +43,5 @@ def hand_over(job: Job[PretrainConfig], rank_job: RankJob) -> Waiting:
 
 def clear(job: Job[PretrainConfig]) -> None:
     """Drop what only the commands needed: the artifact is the same whoever has started the ranks."""
-    for name in (JOB_FILE, *job_files(job)):
+    for name in FOR_COMMANDS:
         (job.out / name).unlink(missing_ok=True)
-
-
-def _quiet_seconds(rank_job: RankJob) -> float | None:
-    """Since when no rank has said a word; None where none ever did, or the last ones have ended."""
-    if not rank_job.beats.is_dir() or rank_job.outcome.is_file():
-        return None
-    return min((time.time() - beat.time for beat in heartbeat.read(rank_job.beats)), default=None)

@@ -106,6 +106,12 @@ def read(directory: Path) -> list[Beat]:
     return [Beat(**json.loads(path.read_text("utf-8"))) for path in sorted(directory.glob("rank-*.json"))]
 
 
+def spoke_before(directory: Path, timeout_seconds: float) -> float | None:
+    """Seconds since the last word of a rank that is at work, as far as words tell; None where none is."""
+    ago = min((time.time() - beat.time for beat in read(directory)), default=None)
+    return ago if ago is not None and ago < 3 * interval(timeout_seconds) else None
+
+
 def culprits(beats: list[Beat], alive_after: float) -> list[Beat]:
     """Ranks that say nothing any more; where all speak, those that do not wait for others; where all wait, all."""
     silent = [beat for beat in beats if beat.time < alive_after]

@@ -13,6 +13,8 @@ from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.pretrain.config import PretrainConfig
 
+OUTCOME, BEATS = ".outcome.json", ".heartbeat"
+
 
 @dataclass(frozen=True)
 class RankJob:
@@ -42,12 +44,12 @@ class RankJob:
     @property
     def outcome(self) -> Path:
         """Where the first rank leaves what the stage reports."""
-        return self.out / ".outcome.json"
+        return self.out / OUTCOME
 
     @property
     def beats(self) -> Path:
         """Where every rank says where it stands."""
-        return self.out / ".heartbeat"
+        return self.out / BEATS
 
     def write(self, path: Path) -> None:
         data = {

@@ -17,6 +17,7 @@ from easyllm.pretrain.trainjob import trainjob
 RANK_PROGRAM = "easyllm.pretrain.train"
 JOB_FILE = "job.json"
 SBATCH, TRAINJOB, HOSTFILE = "pretrain.sbatch", "trainjob.yaml", "hostfile"
+FOR_COMMANDS = (JOB_FILE, SBATCH, TRAINJOB, HOSTFILE)
 SAVING = ("--shutdown-timeout", str(SECONDS_TO_SAVE))
 """How long torchrun lets ranks finish their step and save when it is told to end; its own patience is 30 s."""
 
@@ -92,7 +93,8 @@ def _torchrun(cluster: ClusterConfig, name: str, out: Path) -> list[str]:
 
 
 ELASTIC = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Without it the nodes that are left keep the store of the round before, of which one that comes back is never told."""
+"""Without it (torch 2.13) the nodes that are left keep the store of the round before, and one that comes back waits in
+RendezvousStoreInfo.build to be told of it; ranks that start again would find in it what the dead ones had said."""
 
 
 def _address(cluster: ClusterConfig, node: int) -> list[str]:
