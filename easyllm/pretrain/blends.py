@@ -1,8 +1,9 @@
 """What the corpus holds for training, for the loss that is watched and for the loss at the end. No torch, no numpy."""
 
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,14 @@ class Blends:
         return cls(**{part: tuple(_sources(directory, record, part)) for part in PARTS})
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Blends":
+    def from_record(cls, record: Mapping[str, Any], base: Path) -> "Blends":
         """The inverse of ``as_record``."""
-        return cls(
-            **{part: tuple(Source(**{**row, "prefix": Path(row["prefix"])}) for row in record[part]) for part in PARTS}
-        )
+        return cls(**{part: tuple(_placed(row, base) for row in record[part]) for part in PARTS})
 
-    def as_record(self) -> dict[str, Any]:
-        """Plain values."""
+    def as_record(self, base: Path) -> dict[str, Any]:
+        """Plain values; paths start at ``base``."""
         return {
-            part: [asdict(replace(source, prefix=str(source.prefix))) for source in getattr(self, part)]  # type: ignore[arg-type]
+            part: [asdict(source) | {"prefix": os.path.relpath(source.prefix, base)} for source in getattr(self, part)]
             for part in PARTS
         }
 
@@ -99,6 +98,10 @@ def split_decision(asked: Validation | None, blends: Blends | None) -> Decision:
 def samples_of(source: Source, part: tuple[Source, ...], samples: int) -> int:
     """How many of ``samples`` come from ``source``, rounded up as Megatron does."""
     return math.ceil(samples * source.weight / sum(other.weight for other in part))
+
+
+def _placed(row: Mapping[str, Any], base: Path) -> Source:
+    return Source(**{**row, "prefix": Path(os.path.normpath(base / row["prefix"]))})
 
 
 def _sources(directory: Path, record: Mapping[str, Any], part: str) -> list[Source]:

@@ -1,6 +1,7 @@
 """DeepSpeed's JSON: what a recipe makes of it, and what of a user's own file may stand beside that. No torch."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ class Extras:
     library: Path | None = None
     """The compiled CPU Adam, where DeepSpeed's package does not have it."""
 
-    def as_record(self) -> Json:
-        """Plain values."""
-        return {"own": self.own, "library": str(self.library) if self.library else None}
+    def as_record(self, base: Path) -> Json:
+        """Plain values; paths start at ``base``."""
+        return {"own": self.own, "library": os.path.relpath(self.library, base) if self.library else None}
 
     @classmethod
-    def from_record(cls, record: Json) -> "Extras":
+    def from_record(cls, record: Json, base: Path) -> "Extras":
         """The inverse of as_record."""
-        return cls(record["own"], Path(record["library"]) if record["library"] else None)
+        library = record["library"]
+        return cls(record["own"], Path(os.path.normpath(base / library)) if library else None)
 
 
 def generated(config: PretrainConfig, dtype: str) -> Json:

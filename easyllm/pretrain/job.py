@@ -1,4 +1,7 @@
-"""The job file: everything the ranks need, so that the printed command runs by hand too."""
+"""The job file: everything the ranks need, so that the printed command runs by hand too, on any node.
+
+Paths in it start at the file's own folder, so it is good wherever a node has mounted the file system.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -7,9 +10,11 @@ from typing import Any
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
-from easyllm.pretrain.blends import Blends
+from easyllm.pretrain.blends import PARTS, Blends
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_config import Extras
+
+OUTCOME, BEATS = ".outcome.json", ".heartbeat"
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,17 @@ class RankJob:
     """Where the tokens lie, and how they are drawn."""
     eod_id: int
     out: Path
+    """The folder of the job file."""
+    interface: str | None = None
+    """Network interface between the nodes."""
     extras: Extras = field(default_factory=Extras)
     """For engine deepspeed."""
+
+    def reads(self) -> list[Path]:
+        """The files that every rank opens."""
+        sources = [source for part in PARTS for source in getattr(self.data, part)]
+        library = [self.extras.library] if self.extras.library else []
+        return [source.prefix.with_name(source.prefix.name + ".bin") for source in sources] + library
 
     @property
     def checkpoints(self) -> Path:
@@ -39,12 +53,12 @@ class RankJob:
     @property
     def outcome(self) -> Path:
         """Where the first rank leaves what the stage reports."""
-        return self.out / ".outcome.json"
+        return self.out / OUTCOME
 
     @property
     def beats(self) -> Path:
         """Where every rank says where it stands."""
-        return self.out / ".heartbeat"
+        return self.out / BEATS
 
     def write(self, path: Path) -> None:
         data = {
@@ -52,10 +66,10 @@ class RankJob:
             "architecture": self.architecture.as_record(),
             "seed": self.seed,
             "device": self.device,
-            "data": self.data.as_record(),
+            "data": self.data.as_record(self.out),
             "eod_id": self.eod_id,
-            "out": str(self.out),
-            "deepspeed": self.extras.as_record(),
+            "interface": self.interface,
+            "deepspeed": self.extras.as_record(self.out),
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -67,8 +81,9 @@ class RankJob:
             architecture=Architecture.from_record(data["architecture"]),
             seed=data["seed"],
             device=data["device"],
-            data=Blends.from_record(data["data"]),
+            data=Blends.from_record(data["data"], path.parent),
             eod_id=data["eod_id"],
-            out=Path(data["out"]),
-            extras=Extras.from_record(data["deepspeed"]),
+            out=path.parent,
+            interface=data["interface"],
+            extras=Extras.from_record(data["deepspeed"], path.parent),
         )
