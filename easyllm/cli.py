@@ -25,6 +25,8 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
+ON_CLUSTERS = ("corpus", "pretrain")
+"""The stages that heed the section ``cluster``; their help tells its keys too."""
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -47,9 +49,10 @@ class StageCommand(typer.core.TyperCommand):
         from easyllm.core.reference import key_rows
         from easyllm.pipeline import Recipe
 
-        rows = [(key, text) for key, text in key_rows(Recipe, str(ctx.info_name)) if key != ctx.info_name]
-        with formatter.section(f"Keys of the section `{ctx.info_name}`"):
-            formatter.write_dl(rows)
+        name = str(ctx.info_name)
+        for section in (name, "cluster") if name in ON_CLUSTERS else (name,):
+            with formatter.section(f"Keys of the section `{section}`"):
+                formatter.write_dl(key_rows(Recipe, section))
 
 
 @app.callback()

@@ -1,6 +1,10 @@
-"""The job file: everything the ranks need, so that the printed command runs by hand too."""
+"""The job file: everything the ranks need, so that the printed command runs by hand too, on any node.
+
+Paths in it start at the file's own folder, so it is good wherever a node has mounted the file system.
+"""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,9 @@ class RankJob:
     """Prefix of the .bin and .idx files."""
     eod_id: int
     out: Path
+    """The folder of the job file."""
+    interface: str | None = None
+    """Network interface between the nodes."""
 
     @property
     def checkpoints(self) -> Path:
@@ -48,9 +55,9 @@ class RankJob:
             "architecture": self.architecture.as_record(),
             "seed": self.seed,
             "device": self.device,
-            "tokens": str(self.tokens),
+            "tokens": os.path.relpath(self.tokens, self.out),
             "eod_id": self.eod_id,
-            "out": str(self.out),
+            "interface": self.interface,
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -62,7 +69,8 @@ class RankJob:
             architecture=Architecture.from_record(data["architecture"]),
             seed=data["seed"],
             device=data["device"],
-            tokens=Path(data["tokens"]),
+            tokens=Path(os.path.normpath(path.parent / data["tokens"])),
             eod_id=data["eod_id"],
-            out=Path(data["out"]),
+            out=path.parent,
+            interface=data["interface"],
         )

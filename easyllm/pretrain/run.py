@@ -33,7 +33,21 @@ def run(job: Job[PretrainConfig]) -> Result:
     ledger = corpus.manifest.records["ledger"]
     device, device_decision = _device(job)
     dtype, why_dtype = choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
-    rank_job = RankJob(
+    rank_job = rank_job_of(job, device, dtype)
+    final = job.out / "checkpoint"
+    if not final.is_dir():  # it stands already where a kill came between training and publishing
+        _train(job, rank_job)
+        os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
+    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
+
+
+def rank_job_of(job: Job[PretrainConfig], device: str, dtype: str) -> RankJob:
+    """What the ranks are told, resolved from a recipe whose corpus is there."""
+    corpus = job.inputs["corpus"]
+    assert corpus.path is not None
+    assert corpus.manifest is not None
+    ledger = corpus.manifest.records["ledger"]
+    return RankJob(
         config=job.config,
         architecture=architecture_of(job.config, ledger, dtype, _padded_before(job)),
         seed=job.seed,
@@ -41,12 +55,8 @@ def run(job: Job[PretrainConfig]) -> Result:
         tokens=corpus.path / corpus.manifest.records["tokens"]["prefix"],
         eod_id=int(ledger["eod_id"]),
         out=job.out,
+        interface=job.cluster.interface if job.cluster else None,
     )
-    final = job.out / "checkpoint"
-    if not final.is_dir():  # it stands already where a kill came between training and publishing
-        _train(job, rank_job)
-        os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
-    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
 
 
 def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
