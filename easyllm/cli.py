@@ -1,6 +1,6 @@
 """The command line: verbs, exit codes, and what a user reads. Imports no stage until a verb is called.
 
-Exit codes: 0 done, 1 failed, 2 refused (the user's input), 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 refused (the user's input), 3 prepared and waiting for others, 130 interrupted.
 """
 
 import json
@@ -27,6 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable d
 
 ON_CLUSTERS = ("corpus", "pretrain")
 """The stages that heed the section ``cluster``; their help tells its keys too."""
+WAITING = 3
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -90,7 +91,12 @@ def _stage_verb(stage: str, help_text: str) -> None:
 
 
 _stage_verb("corpus", "Raw text to a tokenizer and indexed tokens.")
-_stage_verb("pretrain", "Tokens to a checkpoint, with Megatron-Core; loss curve as CSV and PNG.")
+_stage_verb(
+    "pretrain",
+    "Tokens to a checkpoint, with Megatron-Core; loss curve as CSV and PNG. Where cluster.launcher is not "
+    "local, it writes the job into the run's folder, prints the commands and ends with exit code 3; called again, it "
+    "tells how far they are, and gathers the checkpoint once they have ended.",
+)
 _stage_verb("convert", "Megatron checkpoint to a Hugging Face model, proven by parity.")
 _stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
@@ -290,7 +296,7 @@ def main() -> int:
 
 
 def _guarded(work: Callable[[], Any]) -> int:
-    from easyllm.core.errors import StageFailed, UserError
+    from easyllm.core.errors import StageFailed, UserError, Waiting
 
     try:
         result = work()
@@ -307,6 +313,12 @@ def _guarded(work: Callable[[], Any]) -> int:
         else:
             print(error, file=sys.stderr)
         return 1
+    except Waiting as waiting:
+        if "--json" in sys.argv:
+            _print_json(waiting.as_json())
+        else:
+            print(waiting)
+        return WAITING
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     except typer.TyperException as error:  # a wrong option or a missing argument: typer's own words

@@ -17,7 +17,7 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
     if cluster is None:
         return []
     if cluster.launcher == "ray":
-        return [_wrong("CLUSTER-003", "launcher")]
+        return [_wrong("CLUSTER-003", "launcher"), *clusters.check(cluster, "pretrain")]
     return [
         *clusters.check(cluster, "pretrain"),
         *_ranks(job.config, cluster),

@@ -4,7 +4,6 @@ from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
-from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
@@ -12,10 +11,9 @@ from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.nodes import commands
 from easyllm.pretrain.precision import BYTES, choose_dtype
 
-RANK_PROGRAM = "easyllm.pretrain.train"
-JOB_FILE = "job.json"
 FLOAT_BYTES = 4
 PROCESS_BYTES = 450_000_000
 """What Python, torch and Megatron take in each rank before there is a model (measured resident set)."""
@@ -39,16 +37,11 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     checkpoint = checkpoint_bytes(architecture)
     return Plan(
         figures=_figures(config, batch, architecture, tokens, ledger is not None) | {"checkpoint, bytes": checkpoint},
-        commands=[" ".join(command(job))],
+        commands=commands(job),
         decisions=decisions(config, architecture, batch, why),
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=memory_bytes(architecture, config, batch),
     )
-
-
-def command(job: Job[PretrainConfig]) -> list[str]:
-    """The command that trains; it runs by hand once ``easyllm`` has written the job file."""
-    return torchrun_command(RANK_PROGRAM, [str(job.out / JOB_FILE)], job.config.ranks)
 
 
 def _figures(
