@@ -17,7 +17,7 @@ from easyllm.corpus.words import words_of, wrong_words
 
 def check(job: Job[CorpusConfig]) -> list[Problem]:
     """Everything wrong with the section, the tokenizer it takes, and the heads of the files."""
-    return [*_sources(job.config), *check_clean(job.config.clean), *_tokenizer(job), *_files(job)]
+    return [*_sources(job.config), *check_clean(job), *_tokenizer(job), *_files(job)]
 
 
 def _sources(config: CorpusConfig) -> list[Problem]:

@@ -6,6 +6,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.corpus.clean.config import CleanConfig
+from easyllm.corpus.clean.elsewhere import command, elsewhere
 from easyllm.corpus.config import CorpusConfig, TokenizerConfig
 from easyllm.corpus.sample import Sample, look
 from easyllm.corpus.sources import files_of, sources_of
@@ -39,7 +40,8 @@ def plan(job: Job[CorpusConfig]) -> Plan:
             f"text, bytes of UTF-8{exact}": text,
             "tokens (estimate)": tokens,
         },
-        decisions=decisions(job.config, sample),
+        commands=[command(job)] if elsewhere(job) else [],
+        decisions=[*decisions(job.config, sample), *_of_cluster(job)],
         disk_bytes=tokens * dtype_bytes(dtype)
         + documents * INDEX_BYTES_PER_DOCUMENT
         + TOKENIZER_BYTES
@@ -73,6 +75,15 @@ def decisions(config: CorpusConfig, sample: Sample) -> list[Decision]:
 
 def _of_cleaning(clean: CleanConfig | None) -> list[Decision]:
     return [Decision("cleaning", clean.blocks, say("why_cleaning"))] if clean else []
+
+
+def _of_cluster(job: Job[CorpusConfig]) -> list[Decision]:
+    """Who cleans; tokenising is always done here."""
+    if job.config.clean is None or job.cluster is None or job.cluster.launcher == "local":
+        return []
+    if elsewhere(job):
+        return [Decision("cleaned by", job.cluster.launcher, say("why_cleaned_there"))]
+    return [Decision("cleaned by", "local", say("why_cleaned_here"))]
 
 
 def cleaning_bytes(clean: CleanConfig | None, documents: int, text_bytes: int) -> int:

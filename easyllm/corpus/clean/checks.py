@@ -3,21 +3,27 @@
 import difflib
 from collections.abc import Sequence
 
+from easyllm.core import cluster as clusters
+from easyllm.core.cluster import ClusterConfig, Slurm
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.stage import Job
 from easyllm.corpus.clean.config import BLOCKS, CleanConfig, Length
 from easyllm.corpus.clean.dropped import Cleaned
+from easyllm.corpus.clean.elsewhere import elsewhere
+from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.sources import Source
 
 KEY = "corpus.clean"
 
 
-def check_clean(config: CleanConfig | None) -> list[Problem]:
-    """Everything wrong with the section."""
+def check_clean(job: Job[CorpusConfig]) -> list[Problem]:
+    """Everything wrong with the section, and with the cluster where the blocks run on one."""
+    config = job.config.clean
     if config is None:
         return []
     if not config.blocks:
         return [problem("CORPUS-030", stage="corpus", key=KEY, blocks=", ".join(BLOCKS))]
-    return [*_length(config.length), *_languages(config)]
+    return [*_length(config.length), *_languages(config), *(_cluster(job.cluster) if elsewhere(job) else [])]
 
 
 def _length(limits: Length | None) -> list[Problem]:
@@ -44,6 +50,21 @@ def _languages(config: CleanConfig) -> list[Problem]:
         for code in config.language.keep
         if code not in known
     ]  # fmt: skip
+
+
+def _cluster(cluster: ClusterConfig | None) -> list[Problem]:
+    """datatrove's Slurm executor wants partition and time, and knows the long options of sbatch only."""
+    found = clusters.check(cluster, "corpus")
+    if cluster is None or cluster.launcher != "slurm":
+        return found
+    asked = cluster.slurm or Slurm()
+    missing = [f"cluster.slurm.{key}" for key in ("partition", "time") if getattr(asked, key) is None]
+    if missing:
+        found.append(problem("CORPUS-034", stage="corpus", key="cluster.launcher", missing=", ".join(missing)))
+    short = [option for option in asked.options if not option.startswith("--")]
+    if short:
+        found.append(problem("CORPUS-035", stage="corpus", key="cluster.slurm.options", options=", ".join(short)))
+    return found
 
 
 def require_documents(sources: Sequence[Source], cleaned: Cleaned) -> None:

@@ -41,6 +41,16 @@ class Cleaning:
     tasks: tuple[Task, ...]
 
 
+def home_of(out: Path) -> Path:
+    """Where a run of the stage keeps its cleaning; another size of the tasks makes another one."""
+    return out / f".clean-{TASK_BYTES}-{MOST_TASKS}"
+
+
+def logs_of(cleaning: Cleaning, name: str) -> Path:
+    """Where datatrove keeps what a pass has completed, its statistics and its log."""
+    return cleaning.directory / "logs" / name
+
+
 def tasks_of(files: Sequence[Path], text_key: str, source_of: Sequence[int]) -> tuple[Task, ...]:
     """Tasks that depend on the files alone, so that the result is the same whatever the number of workers.
 

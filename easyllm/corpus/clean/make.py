@@ -8,14 +8,14 @@ from easyllm.core.stage import Job
 from easyllm.corpus.clean.checks import require_documents
 from easyllm.corpus.clean.cleaning import (
     FILE,
-    MOST_TASKS,
-    TASK_BYTES,
     Cleaning,
+    home_of,
     read_cleaning,
     tasks_of,
     write_cleaning,
 )
 from easyllm.corpus.clean.dropped import Cleaned, read_dropped
+from easyllm.corpus.clean.elsewhere import await_passes, elsewhere
 from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.sources import Source, files_of
 from easyllm.corpus.workers import cores
@@ -33,14 +33,17 @@ class Made:
 
 
 def clean(job: Job[CorpusConfig], sources: Sequence[Source]) -> Made:
-    """Run the blocks, or what a cut run has left of them to do.
+    """Run the blocks, or what a cut run has left of them to do; where Slurm or Ray does, raise Waiting until they have.
 
     Raises what reading documents raises, CORPUS-010 where a worker dies, CORPUS-033 where a source has nothing left.
     """
     from easyllm.corpus.clean.run import run_passes
 
     cleaning = cleaning_of(job, sources)
-    run_passes(cleaning, job.config.workers or cores())
+    if elsewhere(job):
+        await_passes(job, cleaning)
+    else:
+        run_passes(cleaning, job.config.workers or cores())
     made = collect(cleaning, sources)
     for name in ("filtered", "exact", "near"):  # what passes hand on to each other
         shutil.rmtree(cleaning.directory / name, ignore_errors=True)
@@ -51,7 +54,7 @@ def cleaning_of(job: Job[CorpusConfig], sources: Sequence[Source]) -> Cleaning:
     """The cleaning of this job; as it was begun where a run before this one was cut."""
     config = job.config.clean
     assert config is not None
-    home = job.out / f".clean-{TASK_BYTES}-{MOST_TASKS}"
+    home = home_of(job.out)
     if (home / FILE).is_file():
         return read_cleaning(home)
     home.mkdir(exist_ok=True)

@@ -13,14 +13,9 @@ from loguru import logger
 from tqdm import tqdm
 
 from easyllm.core.progress import progress
-from easyllm.corpus.clean.cleaning import Cleaning
+from easyllm.corpus.clean.cleaning import Cleaning, logs_of
 from easyllm.corpus.clean.passes import Pass, passes
 from easyllm.corpus.workers import Crew
-
-
-def logs_of(cleaning: Cleaning, name: str) -> Path:
-    """Where datatrove keeps what a pass has completed, its statistics and its log."""
-    return cleaning.directory / "logs" / name
 
 
 @dataclass(frozen=True)
