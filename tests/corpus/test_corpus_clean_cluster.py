@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def digest(runs: Path) -> str:
     return str(json.loads((runs / "corpus" / "manifest.json").read_text())["digest"])
 
 
-SLURM = ("cluster.launcher=slurm", "cluster.slurm.partition=cpu", "cluster.slurm.time=10")
+SLURM = ("cluster.launcher=slurm", "cluster.slurm.partition=cpu", "cluster.slurm.time=1-00")
 
 
 def test_slurm_cleans_what_easyllm_has_prepared_and_then_it_goes_on_as_if_it_had_itself(
@@ -93,9 +94,8 @@ def test_slurm_cleans_what_easyllm_has_prepared_and_then_it_goes_on_as_if_it_had
     prepared = easyllm("corpus", "r.yaml", *SLURM, expect=3)
     (command,) = re.findall(r"^  \$ (.*)$", prepared.stdout, re.MULTILINE)
     assert command in planned
-    assert "8 tasks" not in prepared.stdout
     assert command.endswith("/runs/r/corpus.partial/clean.py")
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr + (slurm / "sbatch.log").read_text()
     script = next(tmp_path.glob("runs/r/corpus.partial/.clean-*/logs/exact-find/launch_script.slurm")).read_text()
     assert "#SBATCH --partition=cpu\n" in script
@@ -118,13 +118,13 @@ def test_half_done_cleaning_says_how_far_it_is_and_ray_s_program_does_the_same_w
     text = path.read_text("utf-8")
     local = re.sub(r"^ *(import ray|ray\.init.*)\n", "", text, flags=re.MULTILINE)
     local = local.replace("datatrove.executor.ray", "datatrove.executor.local").replace("RayP", "LocalP")
-    local = local.replace("last = None", "last = None\nif __name__ != '__main__': raise SystemExit")
+    local = local.replace("tasks=step.tasks,", "tasks=step.tasks, workers=1,")
     path.write_text(local)
     first = "passes(cleaning)[:1]"
     half = path.with_name("half.py")
     half.write_text(local.replace("passes(cleaning)", first))
     for file, code in ((half, 3), (path, 0)):
-        done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         half.unlink(missing_ok=True)
         told = easyllm("corpus", "r.yaml", "cluster.launcher=ray", expect=code)
