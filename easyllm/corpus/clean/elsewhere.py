@@ -66,8 +66,8 @@ PROGRAM_TEXT = '''"""Cleans the corpus of $recipe with datatrove on $executor. E
 
 $table
 
-The blocks, their settings and the files stand in $home/cleaning.json. Started again, this does what is not complete;
-then `easyllm corpus` goes on with the documents that are left.
+The blocks, their settings and the files stand in $home/cleaning.json. Started again, this does
+what is not complete; then `easyllm corpus` goes on with the documents that are left.
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
   filter            40 tasks  Documents > LengthFilter > JsonlWriter
   write             40 tasks  Filtered > JsonlWriter
 
-The blocks, their settings and the files stand in .clean/cleaning.json. Started again, this does what is not complete;
-then `easyllm corpus` goes on with the documents that are left.
+The blocks, their settings and the files stand in .clean/cleaning.json. Started again, this does
+what is not complete; then `easyllm corpus` goes on with the documents that are left.
 """
 
 from pathlib import Path
