@@ -25,6 +25,7 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *_schedule(config),
         *_corpus(job),
         *_validation(job),
+        *_tracking(config),
     ]
 
 
@@ -36,6 +37,15 @@ def _engine(config: PretrainConfig) -> list[Problem]:
     if config.engine == "megatron":
         return []
     return [_wrong("PRETRAIN-002", "engine", engine=config.engine)]
+
+
+def _tracking(config: PretrainConfig) -> list[Problem]:
+    """Services whose package is not here: no rank should find that out."""
+    return [
+        _wrong("PRETRAIN-060", "track", service=service, package=service)
+        for service in config.track
+        if importlib.util.find_spec(service) is None
+    ]
 
 
 def _family(config: PretrainConfig) -> list[Problem]:
