@@ -133,10 +133,12 @@ def _gather(
     (job.out / JOB_FILE).unlink(missing_ok=True)
     batch, outcome = batch_plan(job.config), _outcome(rank_job)
     layers = Decision("layers", outcome["layers"], outcome["why"])
+    tflops, why_peak = outcome["peak"]
+    peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
     return Result(
         kind="checkpoint",
         metrics=metrics(rows),
-        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch, why_dtype)],
+        decisions=[device, layers, peak, *decisions(job.config, rank_job.architecture, batch, why_dtype)],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
 
@@ -154,7 +156,9 @@ def metrics(rows: list[losses.Row]) -> dict[str, Any]:
     last = rows[-LAST_STEPS:]
     seconds = sum(row.seconds for row in rows)
     held_out = [row.validation for row in rows if row.validation is not None]
+    reached = [row.utilisation for row in last if row.utilisation is not None]
     return {
+        **({"model_flops_utilisation": round(sum(reached) / len(reached), 4)} if reached else {}),
         **({"validation_loss": held_out[-1]} if held_out else {}),
         "first_loss": rows[0].loss,
         "last_loss": rows[-1].loss,
