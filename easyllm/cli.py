@@ -177,6 +177,26 @@ def plan_verb(
         print(report.plan_text(rows) + ("" if fits is None else "\n" + fits.text()), end="")
 
 
+@app.command("plot")
+def plot_verb(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs/<name>, a stage's folder, a losses.csv.")],
+    out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")] = Path("curves.png"),
+    by: Annotated[str, typer.Option(metavar="steps|tokens", help="What to draw the curves over.")] = "steps",
+    as_json: Json = False,
+) -> None:
+    """The curves of several pretrainings side by side: a picture and a table."""
+    from easyllm.pretrain import curves
+
+    if by not in ("steps", "tokens"):
+        raise typer.BadParameter(f"{by} is not steps or tokens", param_hint="--by")
+    found = curves.open_curves(runs)
+    curves.picture(found, out, by)
+    if as_json:
+        _print_json({"picture": str(out), "runs": [curve.summary() for curve in found]})
+    else:
+        print(curves.table(found) + str(out))
+
+
 @app.command("doctor")
 def doctor_verb(as_json: Json = False) -> None:
     """What this machine can run, what it cannot, and the fix."""
