@@ -13,7 +13,7 @@ from easyllm.core.messages import say, term
 from easyllm.pretrain.losses import Row, read, running_mean
 
 PLACES = ("", "losses.csv", "pretrain/losses.csv", "pretrain.partial/losses.csv")
-"""Where a run's curve stands, seen from what a user names: the file, the stage's folder, the run's; one under way too."""
+"""Where a run's curve stands, from what a user names: the file, the stage's folder, the run's; one under way too."""
 LAST_STEPS = 100
 """Throughput is that of the last steps: the first ones warm up."""
 
