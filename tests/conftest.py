@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ def _one_language() -> None:
 
 
 @pytest.fixture
-def easyllm(tmp_path: Path) -> Easyllm:
+def easyllm(tmp_path: Path, easyllm_in: Easyllm) -> Easyllm:
     """``easyllm("run", recipe, "--json")``: the real command in a process of its own, in ``tmp_path``."""
+    return partial(easyllm_in, tmp_path)
 
-    def call(*arguments: Any, expect: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture(scope="session")
+def easyllm_in() -> Easyllm:
+    """``easyllm_in(folder, "run", recipe)``: the same in any folder, for what several tests look at."""
+
+    def call(folder: Path, *arguments: Any, expect: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "easyllm", *map(str, arguments)]
-        where = {"cwd": tmp_path, "text": True, "capture_output": True, "timeout": 900} | options
+        where = {"cwd": folder, "text": True, "capture_output": True, "timeout": 900} | options
         done = subprocess.run(command, check=False, **where)
         if expect is not None:
             assert done.returncode == expect, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -29,12 +29,15 @@ def make_corpus(directory: Path, vocabulary: int = 1000, documents: int | None =
     records = {
         "ledger": {"tokenizer_size": size, "special": {EOD: eod}, "eod_id": eod, "dtype": "uint16"},
         "tokens": {
-            "prefix": "tokens",
             "documents": len(ids),
             "tokens": sum(len(i) + 1 for i in ids),
             "dtype": "uint16",
+            "sources": [
+                {"name": None, "weight": 1.0, "train": "tokens", "valid": None, "test": None,
+                 "documents": {"train": len(ids)}, "tokens": {"train": sum(len(i) + 1 for i in ids)}},
+            ],
         },
-    }
+    }  # fmt: skip
     write_manifest(directory, "corpus", "corpus", records)
     return directory
 

@@ -57,7 +57,7 @@ def prefixes_of(sources: Sequence[Source], split: Split | None) -> list[list[str
 def record_of(sources: Sequence[Source], split: Split | None, totals: Sequence[Any], dtype: str) -> dict[str, Any]:
     """What pretraining reads: for each source its weight and, by part, where its tokens lie and how many there are.
 
-    ``prefix``, ``documents`` and ``tokens`` are those of the only source's training part; a blend has no prefix.
+    ``documents`` and ``tokens`` are those of the training parts together.
     """
     parts, prefixes = list(parts_of(split)), prefixes_of(sources, split)
     rows = [
@@ -72,7 +72,6 @@ def record_of(sources: Sequence[Source], split: Split | None, totals: Sequence[A
         for n, source in enumerate(sources)
     ]
     return {
-        **({"prefix": prefixes[0][0]} if len(sources) == 1 else {}),
         "documents": sum(total.documents[0] for total in totals),
         "tokens": sum(total.tokens[0] for total in totals),
         "dtype": dtype,

@@ -8,7 +8,7 @@ from easyllm.core.stage import Job
 from easyllm.pretrain.architecture import OF_LLAMA_ONLY, ffn_hidden
 from easyllm.pretrain.batch import batches_of_ramp, layout_of, nearest_legal
 from easyllm.pretrain.config import PretrainConfig
-from easyllm.pretrain.split import parts
+from easyllm.pretrain.data_checks import check_data
 
 
 def check(job: Job[PretrainConfig]) -> list[Problem]:
@@ -23,8 +23,7 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *_sequence(config),
         *_batch(config),
         *_schedule(config),
-        *_corpus(job),
-        *_validation(job),
+        *check_data(job),
         *_tracking(config),
     ]
 
@@ -206,47 +205,3 @@ def _decay(config: PretrainConfig) -> list[Problem]:
     if optimizer.decay_steps <= most or most < 1:
         return []
     return [_wrong("PRETRAIN-016", "optimizer.decay_steps", asked=optimizer.decay_steps, most=most)]
-
-
-def _corpus(job: Job[PretrainConfig]) -> list[Problem]:
-    """Too few tokens for one sample: Megatron gives no sample, or loops for ever over a split with no document."""
-    manifest = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
-    if manifest is None:
-        return []
-    if "prefix" not in manifest.records["tokens"]:
-        return [_wrong("CORPUS-014", "corpus", sources=len(manifest.records["tokens"]["sources"]))]
-    asked, tokens = job.config.sequence_tokens, int(manifest.records["tokens"]["tokens"])
-    if tokens > asked:  # one more than a sample: labels are the tokens moved by one
-        return []
-    return [_wrong("PRETRAIN-001", "sequence_tokens", tokens=tokens, asked=asked, largest=max(tokens - 1, 0))]
-
-
-def _validation(job: Job[PretrainConfig]) -> list[Problem]:
-    """Both parts of the corpus need documents, and the held-out one as many tokens as are asked of it."""
-    found, asked = job.inputs.get("corpus"), job.config.validation
-    if asked is None or found is None or found.manifest is None or found.path is None:
-        return []
-    record = found.manifest.records["tokens"]
-    documents = int(record["documents"])
-    train, held_out = parts(found.path / record["prefix"], documents, asked.share)
-    if not train.documents or not held_out.documents:
-        return [
-            _wrong(
-                "PRETRAIN-017", "validation.share", share=asked.share, documents=documents, train=train.documents,
-                held_out=held_out.documents, least=f"{1 / documents:.2g}",
-            )
-        ]  # fmt: skip
-    if train.tokens is None or held_out.tokens is None:
-        return []
-    length = job.config.sequence_tokens
-    if train.tokens <= length:
-        return [_wrong("PRETRAIN-001", "validation.share", tokens=train.tokens, asked=length, largest=train.tokens - 1)]
-    most = (held_out.tokens - 1) // length
-    if asked.samples <= most:
-        return []
-    return [
-        _wrong(
-            "PRETRAIN-018", "validation.samples", asked=asked.samples, length=length, documents=held_out.documents,
-            tokens=held_out.tokens, most=most,
-        )
-    ]  # fmt: skip

@@ -105,8 +105,9 @@ class Optimizer(Section):
 class Validation(Section):
     """Loss on documents that are kept out of training."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Share of the corpus' documents, taken from its end."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of each source's documents, taken from its end. Unset: the part that corpus.split held back; 0.01 where
+    there is none. A part for the test is measured once, after the last step."""
     every_steps: Positive = 100
     """Steps between validations; there is always one after the last step."""
     samples: Positive

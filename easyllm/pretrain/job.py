@@ -7,6 +7,7 @@ from typing import Any
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
 
 
@@ -19,8 +20,8 @@ class RankJob:
     seed: int
     device: str
     """cuda or cpu."""
-    tokens: Path
-    """Prefix of the .bin and .idx files."""
+    data: Blends
+    """Where the tokens lie, and how they are drawn."""
     eod_id: int
     out: Path
 
@@ -48,7 +49,7 @@ class RankJob:
             "architecture": self.architecture.as_record(),
             "seed": self.seed,
             "device": self.device,
-            "tokens": str(self.tokens),
+            "data": self.data.as_record(),
             "eod_id": self.eod_id,
             "out": str(self.out),
         }
@@ -62,7 +63,7 @@ class RankJob:
             architecture=Architecture.from_record(data["architecture"]),
             seed=data["seed"],
             device=data["device"],
-            tokens=Path(data["tokens"]),
+            data=Blends.from_record(data["data"]),
             eod_id=data["eod_id"],
             out=Path(data["out"]),
         )

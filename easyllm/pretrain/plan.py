@@ -11,6 +11,7 @@ from easyllm.core.stage import Job, Plan
 from easyllm.pretrain import cost
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
+from easyllm.pretrain.blends import Blends, blends_of, epochs_by_source, split_decision
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.estimate import FLOAT_BYTES, MASTER_AND_MOMENTS, MOMENTS, WEIGHT_BYTES
@@ -30,13 +31,14 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     batch = batch_plan(config)
     corpus = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
     tokens = int(corpus.records["tokens"]["tokens"]) if corpus else None
+    blends = blends_of(job)
     architecture, why = _architecture(job)
     checkpoint = checkpoint_bytes(architecture)
     known = {"checkpoint, bytes": checkpoint} | cost.figures(config, architecture)
     return Plan(
-        figures=_figures(config, batch, architecture, tokens, corpus is not None) | known,
+        figures=_figures(config, batch, architecture, tokens, blends) | known,
         commands=[" ".join(command(job))],
-        decisions=[*decisions(config, architecture, batch, why), *cost.decisions(config, architecture)],
+        decisions=[*decisions(config, architecture, batch, why, blends), *cost.decisions(config, architecture)],
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=cost.memory_bytes(config, architecture),
     )
@@ -61,13 +63,13 @@ def command(job: Job[PretrainConfig]) -> list[str]:
 
 
 def _figures(
-    config: PretrainConfig, batch: BatchPlan, a: Architecture, corpus_tokens: int | None, known: bool
+    config: PretrainConfig, batch: BatchPlan, a: Architecture, corpus_tokens: int | None, blends: Blends | None
 ) -> dict[str, Any]:
     per_step = config.batch.global_samples * config.sequence_tokens
     samples = samples_after(config.batch, config.steps)
     trained = samples * config.sequence_tokens
     layout = layout_of(config)
-    unknown = say("after_corpus")
+    known, unknown = corpus_tokens is not None, say("after_corpus")
     return {
         "parameters": a.parameters() if known else say("and_vocabulary", parameters=a.parameters()),
         "vocabulary, rows": a.tokenizer_size if known else unknown,
@@ -78,6 +80,7 @@ def _figures(
         "tokens to train on": trained,
         "tokens per step": per_step,
         "epochs": round(trained / corpus_tokens, 2) if corpus_tokens else unknown,
+        **(epochs_by_source(blends, trained) if blends else {}),
         "ranks": config.ranks,
         "tensor x pipeline x context ranks": f"{layout.tensor} x {layout.pipeline} x {layout.context}",
         "data parallel ranks": batch.data_parallel,
@@ -96,7 +99,9 @@ def kept_for_good(config: PretrainConfig) -> int:
     return config.steps // config.keep_every_steps if config.keep_every_steps else 0
 
 
-def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dtype: str) -> list[Decision]:
+def decisions(
+    config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dtype: str, blends: Blends | None
+) -> list[Decision]:
     """The choices that the recipe leaves to the stage, with their reasons."""
     unit = VOCABULARY_MULTIPLE * config.parallel.tensor
     kept = a.padded_vocabulary and a.padded_vocabulary != padded_vocabulary(a.tokenizer_size, config.parallel.tensor)
@@ -117,14 +122,6 @@ def decisions(config: PretrainConfig, a: Architecture, batch: BatchPlan, why_dty
                 ranks=batch.data_parallel,
             ),
         ),
-        _split(config),
+        split_decision(config.validation, blends),
         Decision("dtype", a.dtype, why_dtype),
     ]
-
-
-def _split(config: PretrainConfig) -> Decision:
-    if config.validation is None:
-        return Decision("corpus split", say("all_for_training"), say("why_no_split"))
-    held_out = config.validation
-    why = say("why_validation", samples=held_out.samples, every=held_out.every_steps)
-    return Decision("corpus split", say("split_as", share=f"{held_out.share:.4%}"), why)

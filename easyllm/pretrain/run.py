@@ -15,6 +15,7 @@ from easyllm.core.stage import Job, Result
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
+from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob
@@ -38,7 +39,7 @@ def run(job: Job[PretrainConfig]) -> Result:
         architecture=architecture_of(job.config, ledger, dtype, _padded_before(job)),
         seed=job.seed,
         device=device,
-        tokens=corpus.path / corpus.manifest.records["tokens"]["prefix"],
+        data=Blends.of_corpus(corpus.path, corpus.manifest.records["tokens"]),
         eod_id=int(ledger["eod_id"]),
         out=job.out,
     )
@@ -137,10 +138,17 @@ def _gather(
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
     return Result(
         kind="checkpoint",
-        metrics=metrics(rows),
-        decisions=[device, layers, peak, *decisions(job.config, rank_job.architecture, batch, why_dtype)],
+        metrics=metrics(rows) | _test_loss(outcome),
+        decisions=[
+            device, layers, peak, *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data),
+        ],  # fmt: skip
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
+
+
+def _test_loss(outcome: dict[str, Any]) -> dict[str, float]:
+    """Of the part that the corpus keeps for the end, where it was measured."""
+    return {} if outcome["test_loss"] is None else {"test_loss": outcome["test_loss"]}
 
 
 def _keep_for_good(rank_job: RankJob) -> None:

@@ -16,6 +16,7 @@ from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
+from easyllm.pretrain.blends import held_out_share
 from easyllm.pretrain.estimate import flops_per_token
 from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
@@ -56,6 +57,7 @@ class Training:
         self._step = self._consumed = 0
         self._stop = StopOnRequest()
         self._peak = choose_peak(self._config.peak_tflops, device.type, _gpu_name(device), job.architecture.dtype)
+        self._test_loss: float | None = None
 
     def run(self) -> None:
         """Train to the last step, to the one whose loss is no loss, or until SIGTERM."""
@@ -69,7 +71,10 @@ class Training:
         if self._first:
             self._trackers.close(finished=self._step == self._config.steps)
             layers, why = self._engine.layers
-            outcome = {"step": self._step, "broken": broken, "layers": layers, "why": why, "peak": self._peak}
+            outcome = {
+                "step": self._step, "broken": broken, "layers": layers, "why": why, "test_loss": self._test_loss,
+                "peak": self._peak,
+            }  # fmt: skip
             write_whole(self._job.outcome, json.dumps(outcome))
         self._engine.close()
 
@@ -95,26 +100,29 @@ class Training:
 
     def _loop(self) -> dict[str, Any] | None:
         """None, or the step whose loss is no loss."""
-        train, held_out = self._datasets()  # all ranks meet in it, so what the first has cleared away is gone
+        found = self._datasets()  # all ranks meet in it, so what the first has cleared away is gone
         pulse = Heartbeat(self._job.beats, self._rank, self._config.ranks, self._config.timeout_seconds)
         try:
-            return self._steps(train, held_out, pulse)
+            broken = self._steps(found, pulse)
+            if "test" in found and self._step == self._config.steps and not broken:
+                self._test_loss = self._held_out_loss(found["test"])
+            return broken
         finally:
             pulse.stop()
 
-    def _steps(self, train: Any, held_out: Any, pulse: Heartbeat) -> dict[str, Any] | None:
+    def _steps(self, found: dict[str, Any], pulse: Heartbeat) -> dict[str, Any] | None:
         with _bar(self._config.steps, self._step, self._first) as bar:
             while self._step < self._config.steps:
                 started = time.perf_counter()
                 samples = step_samples(self._config.batch, self._consumed)
-                batches, count = self._batches(train, self._consumed, samples)
+                batches, count = self._batches(found["train"], self._consumed, samples)
                 result = self._engine.train_step(batches, count, samples)
                 if not math.isfinite(result.loss) or result.loss == 0:
                     return {"step": self._step + 1, "zero": result.loss == 0}
                 seconds = time.perf_counter() - started
                 self._step, self._consumed = self._step + 1, self._consumed + samples
                 pulse.moved(self._step)
-                validation = self._validate(held_out)
+                validation = self._validate(found)
                 pulse.moved(self._step)
                 if bar is not None:
                     self._record(bar, result, samples, seconds, validation)
@@ -130,17 +138,18 @@ class Training:
         """Whether this step is a multiple of ``every``, or the last one."""
         return self._step % every == 0 or self._step == self._config.steps
 
-    def _datasets(self) -> tuple[Any, Any]:
-        """For training, and for validation where it is asked for."""
+    def _datasets(self) -> dict[str, Any]:
+        """By part, those that are asked for."""
         from easyllm.pretrain.data import LedgerTokenizer, datasets
 
-        config, held_out = self._config, self._config.validation
+        config, data, asked = self._config, self._job.data, self._config.validation
         tokenizer = LedgerTokenizer(self._job.architecture.tokenizer_size, self._job.eod_id)
-        wanted = samples_after(config.batch, config.steps), held_out.samples if held_out else 0
-        share, cache = held_out.share if held_out else None, self._job.out / ".samples"
-        return datasets(
-            self._job.tokens, tokenizer, config.sequence_tokens, wanted, share, self._job.seed, cache
-        )  # fmt: skip
+        share = held_out_share(asked, data)
+        wanted = {"train": samples_after(config.batch, config.steps)}
+        if asked is not None:
+            wanted |= {"valid": asked.samples, "test": asked.samples if data.test else 0}
+        cache = self._job.out / ".samples"
+        return datasets(data, tokenizer, config.sequence_tokens, wanted, share, self._job.seed, cache)
 
     def _batches(self, dataset: Any, first: int, samples: int) -> "tuple[Batches, int]":
         """This rank's micro batches of ``samples`` samples from the ``first`` one on, and how many there are."""
@@ -154,11 +163,15 @@ class Training:
         micro, copies = self._config.batch.micro_samples, self._plan.data_parallel
         return partial(micro_batches, dataset, first, count, micro, copies, rank, self._device), count
 
-    def _validate(self, held_out: Any) -> float | None:
+    def _validate(self, found: dict[str, Any]) -> float | None:
         asked = self._config.validation
         if asked is None or not self._due(asked.every_steps):
             return None
-        return self._engine.evaluate(*self._batches(held_out, 0, asked.samples))
+        return self._held_out_loss(found["valid"])
+
+    def _held_out_loss(self, dataset: Any) -> float:
+        assert self._config.validation is not None
+        return self._engine.evaluate(*self._batches(dataset, 0, self._config.validation.samples))
 
     def _record(
         self, bar: Progress, result: "StepResult", samples: int, seconds: float, validation: float | None

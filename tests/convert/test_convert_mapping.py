@@ -42,14 +42,15 @@ import torch
 from safetensors.torch import save_file
 from easyllm.convert.read_megatron import logits, weights
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 from easyllm.core.megatron.session import megatron_session, rank_device
 
 device, out = rank_device("cpu"), Path(os.environ["OUT"])
-with megatron_session(device, 1, 7):
+with megatron_session(device, Layout(), 7):
     from easyllm.core.megatron.model import build_model
 
     for name, record in json.loads(os.environ["MODELS"]).items():
-        model = build_model(Architecture.from_record(record), device, 1).eval()
+        model = build_model(Architecture.from_record(record), device)[0].eval()
         for key, p in model.named_parameters():
             norm = "layernorm" in key and key.endswith("weight")
             torch.nn.init.normal_(p, 1.0 if norm else 0.0, 0.3 if norm else 0.2)

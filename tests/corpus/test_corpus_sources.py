@@ -149,7 +149,6 @@ def test_each_source_and_part_of_the_split_has_its_dataset_and_no_document_is_lo
 ) -> None:
     out, result = run_corpus(**two_sources, split={"train": 8, "valid": 1, "test": 1}, workers=1)
     record = result.records["tokens"]
-    assert "prefix" not in record
     assert [(row["name"], row["weight"]) for row in record["sources"]] == [("ship", 3), ("light", 1)]
     for row, word, count in zip(record["sources"], ("ship", "light"), (120, 60), strict=True):
         assert row["train"] == f"tokens-{word}-train"
@@ -207,7 +206,7 @@ def test_the_split_depends_on_seed_and_text_and_equal_texts_stay_together(
         )
         result = run(replace(job, seed=seed))
         record = result.records["tokens"]
-        assert record["prefix"] == "tokens-train"
+        assert record["sources"][0]["train"] == "tokens-train"
         assert result.metrics["duplicate_documents"] == 100
         parts[name] = [set(decoded(job.out, f"tokens-{part}")) for part in ("train", "valid")]
         assert not parts[name][0] & parts[name][1]
@@ -296,13 +295,3 @@ def test_the_run_says_how_many_steps_and_epochs_pretraining_makes_of_the_corpus(
         json.dumps({"name": "tiny", "corpus": json.loads(recipe.read_text())["corpus"]})
     )
     assert "pretraining" not in json.loads(easyllm("corpus", "alone.yaml", "--json").stdout)["stages"][0]
-
-
-def test_a_blend_is_refused_by_the_pretraining_that_cannot_read_it_yet(
-    tmp_path: Path, easyllm: Any, two_sources: dict[str, Any]
-) -> None:
-    recipe = tiny_recipe(tmp_path, corpus=two_sources)
-    assert "2 sources" in easyllm("run", recipe, "--to", "pretrain", expect=2).stderr
-    assert easyllm("corpus", recipe).returncode == 0
-    (only,) = json.loads(easyllm("check", recipe, "--json", expect=2).stdout)["errors"]
-    assert (only["code"], only["key"]) == ("CORPUS-014", "pretrain.corpus")

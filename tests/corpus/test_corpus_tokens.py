@@ -100,7 +100,7 @@ def test_megatron_reads_the_corpus_and_it_says_what_the_rows_say(tmp_path: Path,
     write_rows(tmp_path / "a.jsonl", [*texts[:5], "", " \n", *texts[5:]])
     out, result = run_corpus(input=["a.jsonl"], tokenizer={"train": {"vocab_size": 280}})
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
-    read = IndexedDataset(str(out / result.records["tokens"]["prefix"]))
+    read = IndexedDataset(str(out / result.records["tokens"]["sources"][0]["train"]))
     assert len(read) == result.metrics["documents"] == len(texts)
     assert result.metrics["empty_documents"] == 2
     assert sum(map(len, read)) == result.metrics["tokens"] == result.records["tokens"]["tokens"]

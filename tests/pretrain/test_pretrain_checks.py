@@ -28,7 +28,9 @@ def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus"
     path.mkdir()
     ledger = {"tokenizer_size": 257, "special": {"<|endoftext|>": 256}, "eod_id": 256, "dtype": "uint16"}
-    tokens = {"prefix": "tokens", "documents": 10, "tokens": 1000, "dtype": "uint16"}
+    source = {"name": None, "weight": 1.0, "train": "tokens", "valid": None, "test": None}
+    source |= {"documents": {"train": 10}, "tokens": {"train": 1000}}
+    tokens = {"documents": 10, "tokens": 1000, "dtype": "uint16", "sources": [source]}
     write_manifest(path, "corpus", "corpus", {"ledger": ledger, "tokens": tokens})
     return path
 

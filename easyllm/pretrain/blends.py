@@ -1,0 +1,109 @@
+"""What the corpus holds for training, for the loss that is watched and for the loss at the end. No torch, no numpy."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
+from easyllm.core.stage import Job
+from easyllm.pretrain.config import PretrainConfig, Validation
+
+PARTS = ("train", "valid", "test")
+SHARE = 0.01
+"""Of the documents, held out where the corpus holds back none itself and validation is asked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One indexed dataset, and how much is drawn from it."""
+
+    name: str | None
+    """None: the corpus' only one."""
+    prefix: Path
+    """Of its .bin and .idx."""
+    weight: float
+    """In relation to the other sources of the part."""
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Blends:
+    """The parts of a corpus, each a list of sources in one order. A part that the corpus does not have is empty."""
+
+    train: tuple[Source, ...]
+    valid: tuple[Source, ...] = ()
+    test: tuple[Source, ...] = ()
+
+    @classmethod
+    def of_corpus(cls, directory: Path, record: Mapping[str, Any]) -> "Blends":
+        """From the record ``tokens`` of the corpus' manifest."""
+        return cls(**{part: tuple(_sources(directory, record, part)) for part in PARTS})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Blends":
+        """The inverse of ``as_record``."""
+        return cls(
+            **{part: tuple(Source(**{**row, "prefix": Path(row["prefix"])}) for row in record[part]) for part in PARTS}
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            part: [asdict(replace(source, prefix=str(source.prefix))) for source in getattr(self, part)]  # type: ignore[arg-type]
+            for part in PARTS
+        }
+
+
+def held_out_share(asked: Validation | None, blends: Blends) -> float | None:
+    """The share of the documents that validation takes from training; None where it takes none."""
+    if asked is None or blends.valid:
+        return None
+    return SHARE if asked.share is None else asked.share
+
+
+def blends_of(job: Job[PretrainConfig]) -> Blends | None:
+    """None before the corpus has run."""
+    found = job.inputs.get("corpus")
+    if found is None or found.manifest is None or found.path is None:
+        return None
+    return Blends.of_corpus(found.path, found.manifest.records["tokens"])
+
+
+def epochs_by_source(blends: Blends, tokens: int) -> dict[str, float]:
+    """How often each source of a blend is read when so many tokens are trained on."""
+    whole = sum(source.weight for source in blends.train)
+    return {
+        f"epochs of {source.name}": round(tokens * source.weight / whole / source.tokens, 2)
+        for source in blends.train
+        if source.name is not None and source.tokens
+    }
+
+
+def split_decision(asked: Validation | None, blends: Blends | None) -> Decision:
+    """What is for training and what is not."""
+    if asked is None:
+        return Decision("corpus split", say("all_for_training"), say("why_no_split"))
+    why = say("why_validation", samples=asked.samples, every=asked.every_steps)
+    if blends is None and asked.share is None:
+        return Decision("corpus split", say("after_corpus"), why)
+    if blends is not None and blends.valid:
+        counts = {part: sum(source.documents for source in getattr(blends, part)) for part in PARTS}
+        return Decision("corpus split", say("split_corpus", **counts), why)
+    return Decision("corpus split", say("split_as", share=f"{asked.share or SHARE:.4%}"), why)
+
+
+def samples_of(source: Source, part: tuple[Source, ...], samples: int) -> int:
+    """How many of ``samples`` come from ``source``, rounded up as Megatron does."""
+    return math.ceil(samples * source.weight / sum(other.weight for other in part))
+
+
+def _sources(directory: Path, record: Mapping[str, Any], part: str) -> list[Source]:
+    return [
+        Source(row["name"], directory / row[part], row["weight"], row["documents"][part], row["tokens"][part])
+        for row in record["sources"]
+        if row[part]
+    ]
