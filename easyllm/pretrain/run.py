@@ -136,12 +136,11 @@ def _gather(
     layers = Decision("layers", outcome["layers"], outcome["why"])
     tflops, why_peak = outcome["peak"]
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
+    chosen = decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data)
     return Result(
         kind="checkpoint",
         metrics=metrics(rows) | _test_loss(outcome),
-        decisions=[
-            device, layers, peak, *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data),
-        ],  # fmt: skip
+        decisions=[device, layers, peak, *chosen],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from easyllm.pretrain import tracking
 from easyllm.pretrain.architecture import architecture_of
+from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.losses import Row
@@ -19,7 +20,7 @@ def job(tmp_path: Path) -> RankJob:
     out = tmp_path / "run" / "pretrain.partial"
     out.mkdir(parents=True)
     architecture = architecture_of(config, {"tokenizer_size": 250, "eod_id": 0})
-    return RankJob(config, architecture, 1, "cpu", tmp_path / "tokens", 0, out)
+    return RankJob(config, architecture, 1, "cpu", Blends(()), 0, out)
 
 
 def row(step: int) -> Row:
