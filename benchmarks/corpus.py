@@ -16,26 +16,20 @@ All have one thread or worker a process where they let themselves be told. The f
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import psutil
+from measuring import MEGA, machine, measure, versions
 
 END = "<|endoftext|>"
-ENVIRONMENT = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-MEGA = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ def main() -> None:
         size = write_text(text, asked.megabytes * MEGA, special)
         write_text(one, 1, special)
         byte_fallback(other, text)
-        print(machine(asked.datatrove))
+        print(machine(packages(asked.datatrove)))
         for name, tokenizer in (("byte-level BPE, SmolLM2's", byte_level), ("BPE with byte fallback", other)):
             table(name, size, asked.repeats, contenders(tokenizer, text, one, work, asked.datatrove))
 
@@ -211,39 +205,6 @@ print(spent)
     return Measured(float(printed.read_text()), peak, out)
 
 
-def measure(command: Sequence[str], work: Path, output: Path | None = None) -> tuple[float, int]:
-    """(CPU seconds of the command and all its children, most resident memory of them together)."""
-    log = work / "log.txt"
-    with log.open("w") as errors, (output or work / "output.txt").open("w") as printed:
-        process = subprocess.Popen(command, cwd=work, env=ENVIRONMENT, stdout=printed, stderr=errors)
-        peak: list[int] = [0]
-        watcher = threading.Thread(target=watch, args=(process.pid, peak))
-        watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        watcher.join()
-    if process.returncode:
-        raise SystemExit(f"{command}\n{log.read_text()}")
-    return usage.ru_utime + usage.ru_stime, peak[0]
-
-
-def watch(pid: int, peak: list[int]) -> None:
-    """Sum the resident memory of a process and its descendants every 20 ms until it has ended."""
-    try:
-        process = psutil.Process(pid)
-        while process.status() != psutil.STATUS_ZOMBIE:
-            resident = 0
-            for member in (process, *process.children(recursive=True)):
-                try:
-                    resident += member.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            peak[0] = max(peak[0], resident)
-            time.sleep(0.02)
-    except psutil.NoSuchProcess:
-        return
-
-
 def table(name: str, size: int, repeats: int, contenders: dict[str, Contender]) -> None:
     """Run everything ``repeats`` times, taking turns, and print medians."""
     runs: dict[str, list[Measured]] = {contender: [] for contender in contenders}
@@ -267,19 +228,13 @@ def table(name: str, size: int, repeats: int, contenders: dict[str, Contender]) 
         print(f"| {contender} | {speed[contender]:.2f} | {speed[contender] / base:.2f} | {peak:,.0f} | {ids} |")
 
 
-def machine(datatrove: Path | None) -> str:
-    """What the figures were taken on."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "?")
-    packages = [f"{name} {metadata.version(name)}" for name in ("tokenizers", "tiktoken")]
+def packages(datatrove: Path | None) -> list[str]:
+    """What the figures were taken with."""
+    found = versions("tokenizers", "tiktoken")
     if datatrove:
         code = "from importlib.metadata import version as v; print('datatrove', v('datatrove'), '+', v('tokenizers'))"
-        packages.append(
-            subprocess.run([datatrove, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-        )
-    memory = psutil.virtual_memory().total / 2**30
-    python = f"Python {platform.python_version()}"
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}; {python}, {', '.join(packages)}"
+        found.append(subprocess.run([datatrove, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+    return found
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def plan_verb(
     recipe: RecipeArgument,
     stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="One stage only.")] = None,
     overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="List the layouts of pretraining that fit N GPUs.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GB", min=1, help="Memory of each, 10^9 bytes.")] = None,
     as_json: Json = False,
 ) -> None:
     """What would run: commands, tokens, steps, memory, disk, and why."""
@@ -166,17 +168,42 @@ def plan_verb(
     project = _open(recipe, overrides)
     chosen = pipeline.choose(project, stage, stage)
     problems = pipeline.check(project, chosen)
-    if problems:
-        raise UserError(*problems)
+    # What another machine will train may be planned on one whose disk is too small for it.
+    if wrong := [entry for entry in problems if entry.code != "RUN-003"]:
+        raise UserError(*wrong)
+    for entry in problems:
+        print(entry, file=sys.stderr)
     rows = [
         (name, state, pipeline.plan_of(job))
         for name, (job, state) in pipeline.states(project).items()
         if name in chosen
     ]
+    fits = pipeline.layouts(project, gpus, gpu_memory)
     if as_json:
-        _print_json(report.plan_document(rows))
+        found = {} if fits is None else {"layouts": [fit.row() for fit in fits.found]}
+        _print_json(report.plan_document(rows) | found)
     else:
-        print(report.plan_text(rows), end="")
+        print(report.plan_text(rows) + ("" if fits is None else "\n" + fits.text()), end="")
+
+
+@app.command("plot")
+def plot_verb(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs/<name>, a stage's folder, a losses.csv.")],
+    out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")] = Path("curves.png"),
+    by: Annotated[str, typer.Option(metavar="steps|tokens", help="What to draw the curves over.")] = "steps",
+    as_json: Json = False,
+) -> None:
+    """The curves of several pretrainings side by side: a picture and a table."""
+    from easyllm.pretrain import curves
+
+    if by not in ("steps", "tokens"):
+        raise typer.BadParameter(f"{by} is not steps or tokens", param_hint="--by")
+    found = curves.open_curves(runs)
+    curves.picture(found, out, by)
+    if as_json:
+        _print_json({"picture": str(out), "runs": [curve.summary() for curve in found]})
+    else:
+        print(curves.table(found) + str(out))
 
 
 @app.command("doctor")

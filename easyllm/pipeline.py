@@ -175,6 +175,16 @@ def plan_of(job: Job[Any]) -> Plan:
     return plan
 
 
+def layouts(project: Project, gpus: int | None, gpu_memory: float | None) -> Any:
+    """The layouts of the recipe's pretraining that fit ``gpus`` GPUs of ``gpu_memory`` GB; None where none is asked."""
+    if gpus is None and gpu_memory is None:
+        return None
+    if gpus is None or gpu_memory is None:
+        raise refuse("PLAN-001", given="--gpus" if gpus else "--gpu-memory")
+    [stage] = choose(project, "pretrain", "pretrain")
+    return _module(stage, "plan").layouts(make_job(project, stage), gpus, int(gpu_memory * 1e9))
+
+
 def states(project: Project) -> dict[str, tuple[Job[Any], State]]:
     """For every stage: its job and whether it would run. A stage behind a stale one is stale too."""
     found: dict[str, tuple[Job[Any], State]] = {}

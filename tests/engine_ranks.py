@@ -67,8 +67,32 @@ def _train(
         consumed += samples
     if "save" in scenario:
         engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
+    found = {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
+    found |= {"bytes": held_bytes(engine)} if scenario.get("measure") else {}
     engine.close()
-    return {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
+    return found
+
+
+def held_bytes(engine: Any) -> dict[str, int]:
+    """Of engine megatron on this rank, after a step: bytes of the memory behind its tensors, each counted once."""
+    import torch
+
+    weights = [weight for chunk in engine.chunks for weight in chunk.parameters()]
+    buffers = [b for ddp in engine._ddp for b in [*ddp.buffers, *ddp.expert_parallel_buffers]]
+    optimizers = getattr(engine._optimizer, "chained_optimizers", [engine._optimizer])
+    inner = [optimizer.optimizer for optimizer in optimizers]
+    masters = [weight for each in inner for group in each.param_groups for weight in group["params"]]
+    states = [value for each in inner for state in each.state.values() for value in state.values()]
+    parts = {"weights": weights, "gradients": [b.grad_data for b in buffers], "optimizer": [*masters, *states]}
+    seen: set[int] = set()
+    found = dict.fromkeys(parts, 0)
+    for name, tensors in parts.items():
+        for tensor in tensors:
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                found[name] += storage.nbytes()
+    return found
 
 
 def _batches(config: PretrainConfig, first: int, samples: int) -> Any:

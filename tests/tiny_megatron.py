@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +147,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "distributed": True},
         "validation": {"share": 0.1, "every_steps": 20, "samples": 16},
     },
-    "one-rank": {"ranks": 1},
+    "one-rank": {"ranks": 1, "peak_tflops": 0.1},
     "data-parallel": {},
     "tensor-parallel": {"parallel": {"tensor": 2}},
     "stopped": {
@@ -176,3 +177,23 @@ def trained(base: Path, name: str) -> Path:
     if not (path / "manifest.json").exists():
         pretrain(shared_corpus(base), path, **RUNS[name])
     return path
+
+
+def drawn_by_tensorboard(directory: Path, name: str = "loss/train") -> dict[int, float]:
+    """{step: value} of one curve as TensorBoard shows it: a file that begins at a step forgets what was after it."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    curve: dict[int, float] = {}
+    for path in sorted(directory.glob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at + 12 <= len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 12 + length + 4  # the length and its checksum, the event, its checksum
+            if event.session_log.status == SessionLog.START:
+                curve = {step: value for step, value in curve.items() if step < event.step}
+            for value in event.summary.value:
+                if value.tag == name:
+                    assert event.step not in curve, "drawn twice"
+                    curve[event.step] = value.simple_value
+    return curve

@@ -27,11 +27,21 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *_schedule(config),
         *check_data(job),
         *cluster_checks.check(job),
+        *_tracking(config),
     ]
 
 
 def _wrong(code: str, key: str, **numbers: Any) -> Problem:
     return problem(code, stage="pretrain", key=f"pretrain.{key}", **numbers)
+
+
+def _tracking(config: PretrainConfig) -> list[Problem]:
+    """Services whose package is not here: no rank should find that out."""
+    return [
+        _wrong("PRETRAIN-060", "track", service=service, package=service)
+        for service in config.track
+        if importlib.util.find_spec(service) is None
+    ]
 
 
 def _family(config: PretrainConfig) -> list[Problem]:

@@ -133,7 +133,7 @@ class PretrainConfig(Section):
     HOW = frozenset(
         {
             "ranks", "parallel", "recompute", "deepspeed", "checkpoint_every_steps", "keep_checkpoints",
-            "timeout_seconds",
+            "timeout_seconds", "track", "peak_tflops",
         }
     )  # fmt: skip
 
@@ -174,5 +174,11 @@ class PretrainConfig(Section):
     """Keep the checkpoints at multiples of this too, and publish them. Unset: only the newest."""
     timeout_seconds: Annotated[float, Field(ge=5)] = 1800
     """A rank that does not move for so long is taken for hung: training ends and names it."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Services to send the curves to, beside losses.csv and TensorBoard's files. Each is a package to install, and
+    takes its address and key from its own environment variables."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Peak of one rank's device in 10^12 operations a second, against which the utilisation is given.
+    Unset: the maker's figure for GPUs that are known; on others and on the CPU no utilisation is given."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: GPUs where torch sees them, else the CPU. cpu: the CPU in any case."""

@@ -1,81 +1,122 @@
-"""What a layout costs one GPU: memory by part, work per step; and which layouts fit. Pure arithmetic, no torch.
+"""What a layout costs one rank: memory by part, work per step. Pure arithmetic, no torch.
 
 Weights are counted exactly, per rank. The rest are formulas of the literature:
 
-- optimizer states and gradients: Megatron-LM's table of its distributed optimizer (6 + 12/d bytes a weight in bf16
+- optimizer states and gradients: Megatron-LM's table of its distributed optimizer (6 + 12/d bytes a weight in 16 bit
   with fp32 gradients, 8 + 8/d in fp32); ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, figure 1;
 - activations: Korthikanti et al. 2022, arXiv:2205.05198, equations 1 to 5, with the feed-forward's own width and gate;
 - work: the matrix products of Narayanan et al. 2021, arXiv:2104.04473, appendix: forward once, backward twice.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 
 MASTER_AND_MOMENTS = 12
 """Bytes a weight of the optimizer in 16 bit training: an fp32 copy and two fp32 moments."""
+MOMENTS = 8
+"""In fp32 training the weights are their own master copy."""
+FLOAT_BYTES = 4
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a model is spread over ranks, and in which precision it is trained."""
+class Training:
+    """How a model is spread over ranks and trained: all that its memory depends on, but the model itself."""
 
-    tensor: int = 1
-    pipeline: int = 1
-    data: int = 1
-    micro_batches: int = 1
-    """Micro batches a rank works through in one step."""
-    sequence_parallel: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    recompute: bool = False
-    """Whether every layer's activations are computed again in the backward pass."""
+    layout: Layout
+    """How one copy is spread."""
+    data: int
+    """Copies."""
+    micro_batches: int
+    """Micro batches that a rank works through in one step."""
+    micro_samples: int
+    """Samples per rank per forward pass."""
+    sequence_tokens: int
+    recompute: Literal["none", "selective", "full"] = "none"
     flash: bool = False
     """Whether the attention scores are never written out (Transformer Engine)."""
-    shard_optimizer: bool = False
-    """Optimizer states divided over data parallel ranks: Megatron's distributed optimizer, ZeRO 1 and up."""
-    shard_gradients: bool = False
-    """ZeRO 2 and up."""
-    shard_weights: bool = False
-    """ZeRO 3."""
-    gradient_bytes: int = 4
-    """Megatron adds gradients up in fp32 (4), DeepSpeed keeps them in the training precision."""
+    distributed_optimizer: bool = False
+    """Megatron's own: the optimizer's states divided over data and context parallel ranks."""
+    zero: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3; None is the engine ``megatron``."""
     offload_optimizer: bool = False
     """Optimizer states in the memory of the host."""
 
     @property
     def ranks(self) -> int:
-        return self.tensor * self.pipeline * self.data
+        return self.layout.model_ranks * self.data
 
     @property
-    def weight_bytes(self) -> int:
-        return 4 if self.precision == "fp32" else 2
+    def positions(self) -> int:
+        """Tokens that a rank sees at once."""
+        return self.micro_samples * self.sequence_tokens // self.layout.context
+
+    def share(self, stage: int) -> int:
+        """Over how many ranks a part is divided that ZeRO divides from ``stage`` on."""
+        divided = self.distributed_optimizer if self.zero is None and stage == 1 else (self.zero or 0) >= stage
+        return self.data * self.layout.context if divided else 1
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest rank, by part."""
+    """Bytes on one rank, by part."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    host: int = 0
+    """Optimizer states that are in the host's memory instead."""
 
     @property
     def total(self) -> int:
+        """On the GPU."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
+def memory(a: Architecture, training: Training) -> Memory:
+    """Bytes on the fullest rank. What CUDA, NCCL and the allocator take beside it is not in here."""
+    ends = [_stage_memory(a, training, first=True)]
+    if training.layout.pipeline > 1:
+        ends.append(_stage_memory(a, training, first=False))
+    return max(ends, key=lambda end: end.total)
+
+
+def _stage_memory(a: Architecture, training: Training, first: bool) -> Memory:
+    """Of the first or the last pipeline stage: between them, no stage holds more than these."""
+    weights, width = stage_parameters(a, training.layout, first), WEIGHT_BYTES[a.dtype]
+    # Megatron adds gradients up in fp32, DeepSpeed keeps them as the weights are.
+    gradient_width = FLOAT_BYTES if training.zero is None else width
+    # From stage 1 on DeepSpeed copies fp32 weights as it copies 16 bit ones.
+    copied = width < FLOAT_BYTES or (training.zero or 0) > 0
+    states = weights * (MASTER_AND_MOMENTS if copied else MOMENTS) // training.share(1)
+    return Memory(
+        weights=weights * width // training.share(3),
+        gradients=weights * gradient_width // training.share(2),
+        optimizer=0 if training.offload_optimizer else states,
+        activations=_activations(a, training, first),
+        host=states if training.offload_optimizer else 0,
+    )
+
+
 def rank_parameters(a: Architecture, layout: Layout) -> int:
-    """Weights on the fullest rank, exactly: its layers, and the embedding or the output layer of an end stage."""
+    """Weights on the fullest rank, exactly."""
+    return max(stage_parameters(a, layout, first) for first in (True, False))
+
+
+def stage_parameters(a: Architecture, layout: Layout, first: bool) -> int:
+    """Weights on a rank of the first or the last stage: its layers, and the embedding or the output layer."""
     layers = a.layers // layout.pipeline * layer_parameters(a, layout.tensor)
     embedding = a.padded_vocabulary // layout.tensor * a.hidden
     learned = a.max_positions * a.hidden if a.positions == "learned_absolute" else 0
-    first, last = embedding + learned, embedding + norm_parameters(a)
+    front, end = embedding + learned, embedding + norm_parameters(a)  # tied ones stand on both stages
     if layout.pipeline > 1:
-        return layers + max(first, last)
-    return layers + first + norm_parameters(a) + (0 if a.tie_embeddings else embedding)
+        return layers + (front if first else end)
+    return layers + front + norm_parameters(a) + (0 if a.tie_embeddings else embedding)
 
 
 def layer_parameters(a: Architecture, tensor: int = 1) -> int:
@@ -91,51 +132,45 @@ def norm_parameters(a: Architecture) -> int:
     return a.hidden * (2 if a.norm == "LayerNorm" else 1)
 
 
-def memory(a: Architecture, layout: Layout, micro_samples: int, sequence_tokens: int) -> Memory:
-    """Bytes on the fullest rank. What CUDA, NCCL and the allocator take beside it is not in here."""
-    weights = rank_parameters(a, layout)
-    states = MASTER_AND_MOMENTS if layout.precision != "fp32" else 8
-
-    def share(sharded: bool) -> int:
-        return layout.data if sharded else 1
-
-    return Memory(
-        weights=weights * layout.weight_bytes // share(layout.shard_weights),
-        gradients=weights * layout.gradient_bytes // share(layout.shard_gradients),
-        optimizer=0 if layout.offload_optimizer else weights * states // share(layout.shard_optimizer),
-        activations=activation_bytes(a, layout, micro_samples, sequence_tokens),
-    )
-
-
-def activation_bytes(a: Architecture, layout: Layout, micro_samples: int, sequence_tokens: int) -> int:
-    """What the backward pass needs, on the first pipeline stage, which holds as many micro batches as there are stages.
-
-    Counts the logits with their gradient where the rank has the last layer too.
-    """
-    positions = micro_samples * sequence_tokens
-    held = min(layout.pipeline, layout.micro_batches) * (a.layers // layout.pipeline)
-    whole = layer_activation_bytes(a, layout, micro_samples, sequence_tokens)
-    if layout.recompute:  # the input of every layer, and one layer at work
-        inputs = positions * a.hidden * layout.weight_bytes // (layout.tensor if layout.sequence_parallel else 1)
-        layers = held * inputs + whole
+def _activations(a: Architecture, training: Training, first: bool) -> int:
+    """What the backward pass needs on that stage: its layers for every micro batch in flight, and the logits."""
+    layout = training.layout
+    held = int(_micro_batches_in_flight(training, first) * (a.layers // layout.pipeline))
+    layer = layer_activation_bytes(a, training)
+    if training.recompute == "full":  # the input of every layer, and one layer at work
+        inputs = training.positions * a.hidden * WEIGHT_BYTES[a.dtype] // (layout.tensor if layout.sequence else 1)
+        layers = held * inputs + layer
     else:
-        layers = held * whole
-    logits = 0 if layout.pipeline > 1 else 2 * 4 * positions * a.padded_vocabulary // layout.tensor
+        layers = held * layer
+    has_logits = layout.pipeline == 1 or not first
+    # in fp32, and their gradient
+    logits = 2 * FLOAT_BYTES * training.positions * a.padded_vocabulary // layout.tensor if has_logits else 0
     return layers + logits
 
 
-def layer_activation_bytes(a: Architecture, layout: Layout, micro_samples: int, sequence_tokens: int) -> int:
+def _micro_batches_in_flight(training: Training, first: bool) -> Fraction:
+    """Whose activations a stage holds at once. Interleaving adds (p - 1)/(p v): Korthikanti et al., section 4.2.3."""
+    stages, virtual = training.layout.pipeline, training.layout.virtual_pipeline
+    if not first:
+        return Fraction(1)
+    more = Fraction(stages - 1, virtual) if virtual > 1 else Fraction(0)
+    return min(stages + more, Fraction(training.micro_batches))
+
+
+def layer_activation_bytes(a: Architecture, training: Training) -> int:
     """One layer, one micro batch; in 16 bit and for GPT equation 2 of Korthikanti et al.: sbh(10 + 24/t + 5as/ht)."""
-    positions, number, mask = micro_samples * sequence_tokens, layout.weight_bytes, 1 if a.dropout else 0
+    positions, layout = training.positions, training.layout
+    number, mask = WEIGHT_BYTES[a.dtype], 1 if a.dropout else 0
     # inputs of both norms and of both first matrices, masks of both outer dropouts: whole on every rank of a tensor
     # parallel group, unless sequence parallelism divides them too
     outer = positions * a.hidden * (4 * number + 2 * mask)
     attention = positions * (a.heads * 2 + a.kv_heads * 2) * a.head_dim * number  # q, k, v, and what leaves attention
-    scores = 0 if layout.flash else micro_samples * a.heads * sequence_tokens**2 * (number + mask * (1 + number))
+    written_out = not training.flash and training.recompute != "selective"
+    scores = positions * a.heads * training.sequence_tokens * (number + mask * (1 + number)) if written_out else 0
     # in front of the activation, behind it, and with a gate both halves and the product
     feed_forward = positions * a.ffn_hidden * number * (4 if a.gated else 2)
     divided = attention + scores + feed_forward
-    return outer // (layout.tensor if layout.sequence_parallel else 1) + divided // layout.tensor
+    return outer // (layout.tensor if layout.sequence else 1) + divided // layout.tensor
 
 
 def flops_per_token(a: Architecture, sequence_tokens: int) -> int:
@@ -149,41 +184,3 @@ def flops_per_token(a: Architecture, sequence_tokens: int) -> int:
     )
     attention = a.layers * 2 * a.heads * a.head_dim * sequence_tokens
     return 6 * (matrices + attention)
-
-
-def layouts_that_fit(
-    a: Architecture,
-    like: Layout,
-    *,
-    ranks: int,
-    bytes_per_rank: int,
-    global_samples: int,
-    micro_samples: int,
-    sequence_tokens: int,
-) -> list[tuple[Layout, Memory]]:
-    """Every layout over ``ranks`` that fits, the least divided first (it talks least), without recomputation first."""
-    found = []
-    for layout in _layouts(a, like, ranks, global_samples, micro_samples):
-        cost = memory(a, layout, micro_samples, sequence_tokens)
-        if cost.total <= bytes_per_rank:
-            found.append((layout, cost))
-    return sorted(found, key=lambda row: (row[0].recompute, row[0].tensor * row[0].pipeline, row[0].pipeline))
-
-
-def _layouts(a: Architecture, like: Layout, ranks: int, global_samples: int, micro_samples: int) -> Iterator[Layout]:
-    for tensor in _divisors(ranks):
-        if a.heads % tensor or a.kv_heads % tensor or a.ffn_hidden % tensor or a.padded_vocabulary % tensor:
-            continue
-        for pipeline in _divisors(ranks // tensor):
-            data = ranks // tensor // pipeline
-            micro_batches, left = divmod(global_samples, micro_samples * data)
-            if a.layers % pipeline or left:
-                continue
-            for recompute in (False, True):
-                yield replace(
-                    like, tensor=tensor, pipeline=pipeline, data=data, micro_batches=micro_batches, recompute=recompute
-                )
-
-
-def _divisors(number: int) -> list[int]:
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

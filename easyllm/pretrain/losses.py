@@ -25,9 +25,14 @@ class Row:
     """Wall time of this step, validation apart."""
     validation: float | None = None
     """Mean cross-entropy per token of the held-out samples after this step; empty where it was not measured."""
+    tokens_per_second: float | None = None
+    """Of this step, over all ranks."""
+    utilisation: float | None = None
+    """Model FLOPs a second over the peak of all ranks; empty where no peak is known."""
 
 
 HEADER = [field.name for field in fields(Row)]
+MAY_BE_EMPTY = ("validation", "tokens_per_second", "utilisation")
 
 
 def read(path: Path) -> list[Row]:
@@ -45,7 +50,7 @@ def read(path: Path) -> list[Row]:
             grad_norm=float(r["grad_norm"]),
             tokens=int(r["tokens"]),
             seconds=float(r["seconds"]),
-            validation=float(r["validation"]) if r["validation"] else None,
+            **{name: float(r[name]) if r.get(name) else None for name in MAY_BE_EMPTY},
         )
         for r in rows
     ]

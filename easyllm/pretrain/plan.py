@@ -7,19 +7,16 @@ from easyllm.core.errors import UserError
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.pretrain import cost
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
 from easyllm.pretrain.blends import Blends, blends_of, epochs_by_source, split_decision
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.estimate import FLOAT_BYTES, MASTER_AND_MOMENTS, MOMENTS, WEIGHT_BYTES
+from easyllm.pretrain.fitting import Fits
 from easyllm.pretrain.nodes import commands
-from easyllm.pretrain.precision import BYTES, choose_dtype
-
-FLOAT_BYTES = 4
-PROCESS_BYTES = 450_000_000
-"""What Python, torch and Megatron take in each rank before there is a model (measured resident set)."""
-ACTIVATIONS_PER_LAYER = 40
-"""Floats kept for the backward pass per token and hidden unit in one layer, attention scores apart (estimate)."""
+from easyllm.pretrain.precision import choose_dtype
 
 
 def plan(job: Job[PretrainConfig]) -> Plan:
@@ -30,20 +27,31 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     config = job.config
     batch = batch_plan(config)
     corpus = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
-    ledger = corpus.records["ledger"] if corpus else None
     tokens = int(corpus.records["tokens"]["tokens"]) if corpus else None
     blends = blends_of(job)
-    # Until the corpus has run there is no vocabulary; without its rows the sizes are lower bounds.
-    dtype, why = choose_dtype(config.precision, "cpu" if config.device == "cpu" else None)
-    architecture = architecture_of(config, ledger or {"tokenizer_size": 0, "eod_id": 0}, dtype)
+    architecture, why = _architecture(job)
     checkpoint = checkpoint_bytes(architecture)
+    known = {"checkpoint, bytes": checkpoint} | cost.figures(config, architecture)
     return Plan(
-        figures=_figures(config, batch, architecture, tokens, blends) | {"checkpoint, bytes": checkpoint},
+        figures=_figures(config, batch, architecture, tokens, blends) | known,
         commands=commands(job),
-        decisions=decisions(config, architecture, batch, why, blends),
+        decisions=[*decisions(config, architecture, batch, why, blends), *cost.decisions(config, architecture)],
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
-        memory_bytes=memory_bytes(architecture, config, batch),
+        memory_bytes=cost.memory_bytes(config, architecture),
     )
+
+
+def _architecture(job: Job[PretrainConfig]) -> tuple[Architecture, str]:
+    """With why its numbers are what they are. Until the corpus has run there is no vocabulary: lower bounds."""
+    corpus = job.inputs["corpus"].manifest if "corpus" in job.inputs else None
+    ledger = corpus.records["ledger"] if corpus else {"tokenizer_size": 0, "eod_id": 0}
+    dtype, why = choose_dtype(job.config.precision, "cpu" if job.config.device == "cpu" else None)
+    return architecture_of(job.config, ledger, dtype), why
+
+
+def layouts(job: Job[PretrainConfig], gpus: int, bytes_per_gpu: int) -> Fits:
+    """The layouts of this training that fit so many GPUs of that size, best first."""
+    return cost.fits(job.config, _architecture(job)[0], gpus, bytes_per_gpu)
 
 
 def _figures(
@@ -74,35 +82,13 @@ def _figures(
 
 def checkpoint_bytes(a: Architecture) -> int:
     """Weights as the model has them, and the optimizer's two moments and, for half precision, its fp32 weights."""
-    width = BYTES[a.dtype]
-    return a.parameters() * (width + FLOAT_BYTES * (2 if width == FLOAT_BYTES else 3))
+    width = WEIGHT_BYTES[a.dtype]
+    return a.parameters() * (width + (MOMENTS if width == FLOAT_BYTES else MASTER_AND_MOMENTS))
 
 
 def kept_for_good(config: PretrainConfig) -> int:
     """Checkpoints that keep_every_steps adds to the newest ones."""
     return config.steps // config.keep_every_steps if config.keep_every_steps else 0
-
-
-def memory_bytes(a: Architecture, config: PretrainConfig, batch: BatchPlan) -> int:
-    """Estimated peak over all ranks: weights, gradients, optimizer, activations, logits, the processes.
-
-    A pipeline's first rank holds the activations of as many micro batches as there are stages, each of its share
-    of the layers: together as much as one micro batch through all layers.
-    """
-    layout, samples = layout_of(config), config.batch.micro_samples
-    positions = samples * config.sequence_tokens // layout.context
-    width = BYTES[a.dtype]
-    moments = FLOAT_BYTES * (2 if width == FLOAT_BYTES else 3)
-    if config.optimizer.distributed:
-        moments = -(-moments // batch.data_parallel)
-    states = a.parameters() * (width + FLOAT_BYTES + moments) // (layout.tensor * layout.pipeline)
-    scores = 3 * samples * a.heads * config.sequence_tokens**2 // (layout.tensor * layout.context)
-    if config.recompute != "none":
-        scores = scores // a.layers  # those of one layer at a time
-    kept = 1 if config.recompute == "full" else ACTIVATIONS_PER_LAYER
-    activations = a.layers * (positions * a.hidden * kept + scores)
-    logits = 4 * positions * a.padded_vocabulary // layout.tensor
-    return config.ranks * (PROCESS_BYTES + states + width * activations + FLOAT_BYTES * logits)
 
 
 def decisions(

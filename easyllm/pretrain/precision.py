@@ -4,7 +4,6 @@ from easyllm.core.messages import say
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """As torch and the architecture record call them."""
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def choose_dtype(asked: str, device: str | None, has_bf16: bool = False) -> tuple[str, str]:

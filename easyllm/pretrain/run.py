@@ -179,10 +179,13 @@ def _gather(
     batch, outcome = batch_plan(job.config), read_outcome(rank_job)
     assert outcome is not None
     layers = Decision("layers", outcome["layers"], outcome["why"])
+    tflops, why_peak = outcome["peak"]
+    peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
+    chosen = decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data)
     return Result(
         kind="checkpoint",
         metrics=metrics(rows) | _test_loss(outcome),
-        decisions=[device, layers, *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data)],
+        decisions=[device, layers, peak, *chosen],
         records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
     )
 
@@ -205,7 +208,9 @@ def metrics(rows: list[losses.Row]) -> dict[str, Any]:
     last = rows[-LAST_STEPS:]
     seconds = sum(row.seconds for row in rows)
     held_out = [row.validation for row in rows if row.validation is not None]
+    reached = [row.utilisation for row in last if row.utilisation is not None]
     return {
+        **({"model_flops_utilisation": round(sum(reached) / len(reached), 4)} if reached else {}),
         **({"validation_loss": held_out[-1]} if held_out else {}),
         "first_loss": rows[0].loss,
         "last_loss": rows[-1].loss,

@@ -19,10 +19,13 @@ from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
 from easyllm.pretrain.blends import held_out_share
+from easyllm.pretrain.estimate import flops_per_token
 from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.meeting import meet
+from easyllm.pretrain.peaks import choose_peak
 from easyllm.pretrain.stop import StopOnRequest
+from easyllm.pretrain.tracking import Trackers
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +62,7 @@ class Training:
         self._plan = batch_plan(job.config)
         self._step = self._consumed = 0
         self._stop = StopOnRequest()
+        self._peak = choose_peak(self._config.peak_tflops, device.type, _gpu_name(device), job.architecture.dtype)
         self._test_loss: float | None = None
 
     def run(self) -> None:
@@ -69,11 +73,14 @@ class Training:
             losses.keep_up_to(self._job.losses, self._step)
             self._prune()
             shutil.rmtree(self._job.beats, ignore_errors=True)  # of a run with more ranks, perhaps
+            self._trackers = Trackers(self._job, self._step)
         broken = self._loop()
         if self._first:
+            self._trackers.close(finished=self._step == self._config.steps)
             layers, why = self._engine.layers
             outcome = {
                 "step": self._step, "broken": broken, "layers": layers, "why": why, "test_loss": self._test_loss,
+                "peak": self._peak,
             }  # fmt: skip
             write_whole(self._job.outcome, json.dumps(outcome))
         self._engine.close()
@@ -176,17 +183,29 @@ class Training:
     def _record(
         self, bar: Progress, result: "StepResult", samples: int, seconds: float, validation: float | None
     ) -> None:
-        tokens = self._consumed * self._config.sequence_tokens
+        length = self._config.sequence_tokens
+        rate = samples * length / seconds
         row = losses.Row(
-            self._step, result.loss, result.learning_rate, result.grad_norm, tokens, round(seconds, 4), validation
-        )
+            self._step, result.loss, result.learning_rate, result.grad_norm, self._consumed * length,
+            round(seconds, 4), validation, round(rate, 1), self._utilisation(rate),
+        )  # fmt: skip
         losses.append(self._job.losses, row)
+        self._trackers.log(row)
         figures = {} if validation is None else {"validation": validation}
-        rate = round(samples * self._config.sequence_tokens / seconds)
-        bar.advance(1, loss=result.loss, **{"tokens/s": rate}, **figures)
+        if row.utilisation is not None:
+            figures["utilisation"] = row.utilisation
+        bar.advance(1, loss=result.loss, **{"tokens/s": round(rate)}, **figures)
+
+    def _utilisation(self, tokens_per_second: float) -> float | None:
+        peak, _ = self._peak
+        if peak is None:
+            return None
+        work = flops_per_token(self._job.architecture, self._config.sequence_tokens) * tokens_per_second
+        return round(work / (self._config.ranks * peak * 1e12), 4)
 
     def _save(self) -> None:
         if self._first:
+            self._trackers.flush()
             sync_directory(self._job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
         path = checkpoints.path_of(self._job.checkpoints, self._step)
         self._engine.save(path, {"step": self._step, "consumed": self._consumed})
@@ -207,6 +226,12 @@ def _newest_whole(directory: Path) -> Path | None:
         note(say("checkpoint_damaged", stage="pretrain", step=step, file=damaged))
         shutil.rmtree(path)
     return None
+
+
+def _gpu_name(device: "torch.device") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def _bar(steps: int, done: int, first: bool) -> AbstractContextManager[Progress | None]:

@@ -1,31 +1,40 @@
-"""The estimates against their sources: the papers' own closed forms, and the weights of the real model."""
+"""The estimates against their sources, the papers' own closed forms, and against what real ranks hold."""
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.layout import Layout
 from easyllm.pretrain.estimate import (
-    Layout,
+    Training,
     flops_per_token,
     layer_activation_bytes,
-    layouts_that_fit,
     memory,
     rank_parameters,
 )
+from easyllm.pretrain.fitting import RESERVED, layouts_that_fit
 
 GPT = Architecture(
     family="gpt2", layers=24, hidden=1024, heads=16, kv_heads=16, head_dim=64, ffn_hidden=4096, norm="LayerNorm",
     norm_epsilon=1e-5, positions="learned_absolute", rope_theta=None, max_positions=1024, tie_embeddings=True,
     biases=True, gated=False, activation="gelu_tanh", init_std=0.02, dropout=0.1, tokenizer_size=50257,
-    padded_vocabulary=50304, tensor_parallel=1,
+    padded_vocabulary=50304, tensor_parallel=1, dtype="bfloat16",
 )  # fmt: skip
 LLAMA = replace(
     GPT, family="llama", layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn_hidden=14336, norm="RMSNorm",
     positions="rope", rope_theta=5e5, tie_embeddings=False, biases=False, gated=True, activation="silu", dropout=0.0,
     tokenizer_size=128256, padded_vocabulary=128256,
 )  # fmt: skip
+FP32 = replace(LLAMA, dtype="float32")
+
+
+def training(
+    data: int = 1, samples: int = 1, tokens: int = 2048, way: dict[str, Any] | None = None, **layout: Any
+) -> Training:
+    return Training(Layout(**layout), data, 8, samples, tokens, **(way or {}))
 
 
 @pytest.mark.parametrize("a", [GPT, LLAMA])
@@ -43,10 +52,20 @@ def test_ranks_of_a_layout_hold_the_model_between_them() -> None:
 def test_activations_of_a_gpt_layer_are_the_papers(tensor: int) -> None:
     """Korthikanti et al. 2022, equation 2, sbh(10 + 24/t + 5as/ht), and 4, all of it over t with sequence parallel."""
     s, b, h, a = 1024, 4, GPT.hidden, GPT.heads
-    plain = Layout(tensor=tensor)
-    assert layer_activation_bytes(GPT, plain, b, s) == s * b * h * (10 + 24 / tensor + 5 * a * s / h / tensor)
-    parallel = replace(plain, sequence_parallel=True)
-    assert layer_activation_bytes(GPT, parallel, b, s) == s * b * h / tensor * (34 + 5 * a * s / h)
+    assert layer_activation_bytes(GPT, training(1, b, s, tensor=tensor)) == (
+        s * b * h * (10 + 24 / tensor + 5 * a * s / h / tensor)
+    )
+    halves = training(1, b, s, tensor=tensor, sequence=True)
+    assert layer_activation_bytes(GPT, halves) == s * b * h / tensor * (34 + 5 * a * s / h)
+    selective = replace(halves, recompute="selective")
+    assert layer_activation_bytes(GPT, selective) == s * b * h / tensor * 34, "equation 6"
+
+
+def test_interleaved_stages_hold_more_micro_batches() -> None:
+    """Korthikanti et al. 2022, section 4.2.3: L layers' worth on the first stage, times 1 + (p - 1)/(pm)."""
+    plain = memory(LLAMA, training(pipeline=4)).activations
+    interleaved = memory(LLAMA, training(pipeline=4, virtual_pipeline=2)).activations
+    assert interleaved == pytest.approx(plain * (1 + 3 / (4 * 2)), rel=1e-9)
 
 
 def test_work_of_a_gpt_is_the_papers() -> None:
@@ -56,33 +75,43 @@ def test_work_of_a_gpt_is_the_papers() -> None:
     assert flops_per_token(GPT, s) == pytest.approx(paper, rel=1e-12)
 
 
+DISTRIBUTED = {"distributed_optimizer": True}
+
+
 @pytest.mark.parametrize(
-    ("layout", "bytes_a_weight"),
+    ("a", "spread", "bytes_a_weight"),
     [
-        (Layout(precision="bf16"), 18),
-        (Layout(precision="bf16", data=8, shard_optimizer=True), 6 + 12 / 8),
-        (Layout(precision="fp32"), 16),
-        (Layout(precision="fp32", data=8, shard_optimizer=True), 8 + 8 / 8),
-        (Layout(gradient_bytes=2, data=8, shard_optimizer=True), 4 + 12 / 8),
-        (Layout(gradient_bytes=2, data=8, shard_optimizer=True, shard_gradients=True), 2 + 14 / 8),
-        (Layout(gradient_bytes=2, data=8, shard_optimizer=True, shard_gradients=True, shard_weights=True), 16 / 8),
-        (Layout(offload_optimizer=True), 6),
+        (LLAMA, training(), 18),
+        (LLAMA, training(8, way=DISTRIBUTED), 6 + 12 / 8),
+        (LLAMA, training(4, way=DISTRIBUTED, context=2), 6 + 12 / 8),
+        (FP32, training(), 16),
+        (FP32, training(8, way=DISTRIBUTED), 8 + 8 / 8),
+        (LLAMA, training(8, way={"zero": 0}), 16),
+        (LLAMA, training(8, way={"zero": 1}), 4 + 12 / 8),
+        (LLAMA, training(8, way={"zero": 2}), 2 + 14 / 8),
+        (LLAMA, training(8, way={"zero": 3}), 16 / 8),
+        (LLAMA, training(8, way={"zero": 2, "offload_optimizer": True}), 2 + 2 / 8),
     ],
 )
-def test_bytes_a_weight_are_megatrons_and_zeros_tables(layout: Layout, bytes_a_weight: float) -> None:
-    cost = memory(LLAMA, layout, 1, 2048)
+def test_bytes_a_weight_are_megatrons_and_zeros_tables(
+    a: Architecture, spread: Training, bytes_a_weight: float
+) -> None:
+    cost = memory(a, spread)
     states = cost.weights + cost.gradients + cost.optimizer
-    assert states == pytest.approx(LLAMA.parameters() * bytes_a_weight, rel=1e-9)
+    assert states / rank_parameters(a, spread.layout) == pytest.approx(bytes_a_weight, rel=1e-6)
 
 
-def test_table_of_layouts_names_only_what_fits_and_divides() -> None:
-    asked = {"ranks": 8, "global_samples": 64, "micro_samples": 1, "sequence_tokens": 4096}
-    found = layouts_that_fit(LLAMA, Layout(shard_optimizer=True), bytes_per_rank=80 * 10**9, **asked)
+@pytest.mark.parametrize("zero", [None, 0])
+def test_table_of_layouts_names_only_what_fits_and_divides(zero: int | None) -> None:
+    like = training(1, 1, 4096, way={"zero": zero})
+    found = layouts_that_fit(LLAMA, like, 8, 80 * 10**9, 64)
     assert found
-    for layout, cost in found:
-        assert layout.ranks == 8
-        assert cost.total <= 80 * 10**9
+    for fit in found:
+        layout = fit.training.layout
+        assert fit.training.ranks == 8
+        assert fit.cost.total <= 80 * 10**9 * (1 - RESERVED)
         assert LLAMA.layers % layout.pipeline == 0
         assert LLAMA.kv_heads % layout.tensor == 0
-    assert not found[0][0].recompute, "what needs no recomputation comes first"
-    assert layouts_that_fit(LLAMA, Layout(), bytes_per_rank=10**9, **asked) == []
+        assert layout.pipeline == 1 or zero is None, "DeepSpeed has no pipeline here"
+    assert found[0].training.recompute == "none", "what needs no recomputation comes first"
+    assert layouts_that_fit(LLAMA, like, 8, 10**9, 64) == []

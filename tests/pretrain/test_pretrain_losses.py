@@ -21,7 +21,9 @@ def test_a_resumed_curve_holds_every_step_once(tmp_path: Path) -> None:
     for step in range(5, 9):
         losses.append(path, row(step))
     assert losses.read(path) == [row(step) for step in range(1, 9)]
-    assert path.read_text().splitlines()[0] == "step,loss,learning_rate,grad_norm,tokens,seconds,validation"
+    assert path.read_text().splitlines()[0] == (
+        "step,loss,learning_rate,grad_norm,tokens,seconds,validation,tokens_per_second,utilisation"
+    )
 
 
 def test_a_last_line_that_looks_whole_but_has_no_end_is_not_trusted(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from easyllm.core.errors import StageFailed
 from easyllm.pretrain import checkpoints, losses, run
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.split import parts
-from tiny_megatron import REPOSITORY, RUNS, pretrain, pretrain_job, shared_corpus, trained
+from tiny_megatron import REPOSITORY, RUNS, drawn_by_tensorboard, pretrain, pretrain_job, shared_corpus, trained
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_the_loss_falls_and_the_artifact_has_all_that_convert_needs(base: Path) 
     assert len(values) == 60
     assert sum(values[-5:]) / 5 < values[0] - 0.6
     visible = {p.name for p in out.iterdir() if not p.name.startswith(".")}
-    assert visible == {"checkpoint", "losses.csv", "losses.png", "tokenizer", "manifest.json"}
+    assert visible == {"checkpoint", "losses.csv", "losses.png", "tensorboard", "tokenizer", "manifest.json"}
     manifest = read_manifest(out)
     assert manifest is not None
     assert (manifest.kind, manifest.records["architecture"]["padded_vocabulary"]) == ("checkpoint", 1024)
@@ -82,7 +82,10 @@ def test_killed_pretraining_resumes_with_the_same_loss(base: Path, tmp_path: Pat
     assert newest[0] in (20, 40)
     pretrain(corpus, out, **RUNS["llama"])
     assert curve(out) == pytest.approx(curve(trained(base, "llama")), abs=1e-6)
-    assert [r.step for r in losses.read(out / "losses.csv")] == list(range(1, 61))
+    rows = losses.read(out / "losses.csv")
+    assert [row.step for row in rows] == list(range(1, 61))
+    drawn = drawn_by_tensorboard(out / "tensorboard")
+    assert drawn == {row.step: pytest.approx(row.loss, rel=1e-6) for row in rows}
 
 
 def test_ranks_end_when_only_the_process_that_started_them_is_killed(base: Path, tmp_path: Path) -> None:
@@ -185,6 +188,7 @@ def test_a_run_that_was_cut_after_its_last_step_only_gathers(base: Path, tmp_pat
     metrics = pretrain(shared_corpus(base), out, **RUNS["one-rank"])
     assert time.monotonic() - began < 6
     assert metrics["steps"] == 8
+    assert 0 < metrics["model_flops_utilisation"] < 1, "of the 0.1 TFLOPS that the recipe states"
     assert (out / "losses.png").is_file()
 
 
