@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.config import PretrainConfig
 
@@ -66,6 +68,14 @@ def precision(dtype: str) -> Json:
     return {name: {"enabled": name == half[dtype]} for name in ("bf16", "fp16")} | {
         "data_types": {"grad_accum_dtype": "fp32"}
     }
+
+
+def decision(config: PretrainConfig, dtype: str, own: Json) -> list[Decision]:
+    """What DeepSpeed is given, for plan and manifest; nothing under the other engine."""
+    if config.engine != "deepspeed":
+        return []
+    whole = json.dumps(merged(generated(config, dtype), own))
+    return [Decision("DeepSpeed JSON", whole, say("why_own_json", keys=len(own)) if own else say("why_deepspeed_json"))]
 
 
 def read(path: Path) -> Json:

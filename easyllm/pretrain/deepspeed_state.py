@@ -6,6 +6,7 @@ any layout reads, carry it: as engine megatron's do.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER, MOMENTS = "fp32_param", ("exp_avg", "exp_avg_sq")
+"""As Megatron's own optimizers name them in a checkpoint."""
 BUCKET_BYTES = 1 << 30
 """Values read from a checkpoint at a time: a rank never holds more than that of what belongs to others."""
 
@@ -36,7 +39,8 @@ class WholeState:
 
     def __init__(self, model: torch.nn.Module, sharded: dict[str, Any]) -> None:
         """``sharded`` is the model's ``sharded_state_dict``: it says where each parameter stands in the whole."""
-        places = {id(place.data): (name, place) for name, place in sharded.items() if hasattr(place, "data")}
+        places = {id(place.data): (name, place) for name, place in sharded.items()}
+        self._others = {name: place for name, place in sharded.items() if isinstance(place, ShardedObject)}
         self._rows = [
             (parameter, *places[id(parameter)], tuple(parameter.shape), parameter.dtype)
             for parameter in model.parameters()
@@ -51,7 +55,7 @@ class WholeState:
     def collect(self) -> dict[str, Any]:
         """The state as shards for a checkpoint. All ranks call it; each keeps what it will write: its share."""
         copies, own = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
-        state: dict[str, Any] = {"model": {}, "optimizer": {}}
+        state: dict[str, Any] = {"model": dict(self._others), "optimizer": {}}
         self._link()
         for index, (parameter, name, place, shape, dtype) in enumerate(self._rows):
             mine = index % copies == own
@@ -62,25 +66,21 @@ class WholeState:
                     continue
                 value = value.reshape(shape).to("cpu", torch.float32, copy=True)
                 if key is None:
-                    state["model"][name] = _with(place, value.to(dtype))
-                state["optimizer"][f"{name}.{key or 'fp32_param'}"] = _moment(place, value, key or "fp32_param")
+                    state["model"][name] = replace(place, data=value.to(dtype))
+                if key is not None or dtype != torch.float32:  # in fp32 the weights are their own copy
+                    state["optimizer"][f"{name}.{key or MASTER}"] = _moment(place, value, key or MASTER)
         return state
 
     def restore(self, load: Callable[[dict[str, Any]], dict[str, Any]], step: int) -> None:
         """Put back what ``load`` gives for the shards that it is asked for, and the count of updates."""
         self._prime(step)
         for bucket in _buckets(self._rows):
-            asked = {
-                f"{name}.{key}": _moment(place, torch.empty(shape), key)
-                for _, name, place, shape, _ in bucket
-                for key in ("fp32_param", *MOMENTS)
-            }
-            found = load({"optimizer": asked})["optimizer"]
+            found = load({"asked": dict(_asked(bucket))})["asked"]
             for parameter, name, _, _, _ in bucket:
                 for key in MOMENTS:
                     self._put(parameter, found[f"{name}.{key}"], key)
-                self._put(parameter, found[f"{name}.fp32_param"], None)
-                self._put_weights(parameter, found[f"{name}.fp32_param"])
+                self._put(parameter, found[f"{name}.{MASTER}"], None)
+                self._put_weights(parameter, found[f"{name}.{MASTER}"])
 
     def updates(self) -> int:
         """How often the optimizer has changed the weights."""
@@ -165,16 +165,17 @@ def _own_piece(parameter: Any, value: torch.Tensor) -> torch.Tensor:
 
 def _owned(place: Any) -> Any:
     """The place of a value that this rank writes for all its data parallel copies."""
-    from dataclasses import replace
-
     replica = place.replica_id
     return replace(place, replica_id=(*replica[:-1], 0) if isinstance(replica, tuple) else 0)
 
 
-def _with(place: Any, value: torch.Tensor) -> Any:
-    from dataclasses import replace
-
-    return replace(place, data=value)
+def _asked(bucket: list[Any]) -> Iterator[tuple[str, Any]]:
+    """What to load, by the parameter's name and the kind of value."""
+    for _, name, place, shape, dtype in bucket:
+        for key in (MASTER, *MOMENTS):
+            own_copy = key == MASTER and dtype == torch.float32
+            value = torch.empty(shape)
+            yield f"{name}.{key}", replace(place, data=value) if own_copy else _moment(place, value, key)
 
 
 def _moment(place: Any, value: torch.Tensor, key: str) -> Any:

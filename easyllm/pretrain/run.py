@@ -12,7 +12,7 @@ from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
-from easyllm.pretrain import checkpoints, losses
+from easyllm.pretrain import checkpoints, deepspeed_config, losses
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.blends import Blends
@@ -181,7 +181,10 @@ def _gather(
     layers = Decision("layers", outcome["layers"], outcome["why"])
     tflops, why_peak = outcome["peak"]
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
-    chosen = decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data)
+    chosen = [
+        *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data),
+        *deepspeed_config.decision(job.config, rank_job.architecture.dtype, rank_job.extras.own),
+    ]
     return Result(
         kind="checkpoint",
         metrics=metrics(rows) | _test_loss(outcome),
