@@ -21,6 +21,7 @@ from typing import Any
 from easyllm.core.artifact import sync_directory
 from easyllm.core.errors import failed, refuse
 from easyllm.core.messages import say
+from easyllm.core.models import quiet_deepspeed
 from easyllm.core.progress import note
 
 OP = "cpu_adam"
@@ -86,11 +87,9 @@ def _module(library: Path) -> Any:
 
 
 def _quietly(device: str) -> None:
-    import logging
-
     if device == "cpu":
         os.environ[ACCELERATOR] = "cpu"
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    quiet_deepspeed()
 
 
 def _key(device: str) -> str:
