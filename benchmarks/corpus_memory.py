@@ -2,10 +2,11 @@
 
     python benchmarks/corpus_memory.py [--megabytes 2000] [--clean plain filters exact near] [--workers 2] [--work DIR]
 
-The text is that of corpus.py, in one JSONL file. Every row of the table is a whole `easyllm corpus` in processes of its
-own, from the file to the published artifact, with a tokenizer of 8,000 learned from it (200 MB of its text at the most,
-which is the default). Peak memory is that of all processes together, sampled every 0.2 s: PSS, in which a page that
-several share is counted once, and RSS, in which each counts it.
+The text is that of corpus.py in one JSONL file, and in it, once in thirty words, a word that occurs nowhere else: real
+text is as rich, and learning a tokenizer holds every different word. Every row of the table is a whole `easyllm corpus`
+in processes of its own, from the file to the published artifact, with a tokenizer of 8,000 learned from it (200 MB of
+its text at the most, which is the default). Peak memory is that of all processes together, sampled every 0.2 s: PSS, in
+which a page that several share is counted once, and RSS, in which each counts it.
 
 * plain: no cleaning.
 * length, language, repetition, exact, near: that block alone.
@@ -15,6 +16,7 @@ several share is counted once, and RSS, in which each counts it.
 import argparse
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -65,7 +67,8 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         text = work / f"text-{asked.megabytes}.jsonl"
         if not text.exists():
-            write_text(text, asked.megabytes * MEGA, [])
+            write_text(work / "plain.jsonl", asked.megabytes * MEGA, [])
+            add_rare_words(work / "plain.jsonl", text)
         print(f"\n{machine(None)}\n{text.stat().st_size / MEGA:,.0f} MB of JSONL, {asked.workers} workers\n")
         print("| | seconds | CPU seconds | peak memory, MB (PSS) | (RSS) | documents left |")
         print("|---|---:|---:|---:|---:|---:|")
@@ -76,6 +79,18 @@ def main() -> None:
                 f"| {taken.rss_bytes / MEGA:,.0f} | {taken.documents:,} |",
                 flush=True,
             )
+
+
+def add_rare_words(plain: Path, target: Path) -> None:
+    """Copy the rows; words made of random letters are put in."""
+    dice = random.Random(11)
+    with plain.open(encoding="utf-8") as rows, target.open("w", encoding="utf-8") as file:
+        for row in map(json.loads, rows):
+            words = row["text"].split(" ")
+            for place in range(dice.randrange(30), len(words), 30):
+                words[place] += " " + "".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(6, 10)))
+            file.write(json.dumps({"text": " ".join(words)}, ensure_ascii=False) + "\n")
+    plain.unlink()
 
 
 def run(name: str, text: Path, workers: int, work: Path) -> Taken:

@@ -58,7 +58,7 @@ NEAR = [GOOD[2].replace("ships", "SHIPS,", 1) + " Now.", GOOD[33] + "完。"]
 BAD = ["too short", FRENCH, AGAIN, GOOD[5], GOOD[40], *NEAR, "  "]
 ALL_BLOCKS: dict[str, Any] = {
     "length": {"min_characters": 50},
-    "language": {"keep": ["zh", "en"], "min_score": 0.3},
+    "language": {"keep": ["zh", "wuu", "yue", "en"]},
     "repetition": {},
     "exact_duplicates": True,
     "near_duplicates": {},

@@ -27,16 +27,14 @@ class Language(Section):
     """Documents in no language that is wanted. py3langid tells 140 apart, with a model that its package carries."""
 
     keep: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Codes of ISO 639, such as zh and en."""
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.65
-    """A document stays in if one of the languages is at least this likely, 0 to 1."""
+    """Codes of ISO 639, such as zh and en. A short Chinese text may be taken for wuu (Wu) or yue (Cantonese) in part:
+    keep all three."""
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A document stays in if it is at least this likely, 0 to 1, to be in one of the languages."""
 
 
 class Repetition(Section):
-    """Documents that repeat themselves, by the rules of Gopher; a limit is the share that is still good.
-
-    A Chinese character is a word here, so that limits on few words bite earlier on Chinese than on English.
-    """
+    """Documents that repeat themselves, by the rules of Gopher; a limit is the share that is still good."""
 
     lines: Share | None = 0.3
     """Lines that repeat an earlier one; null: not looked at, here and below."""
@@ -53,16 +51,13 @@ class Repetition(Section):
 
 
 class NearDuplicates(Section):
-    """Documents that are almost equal to another, by MinHash: of each cluster one stays in.
-
-    Two documents that share a part s of their runs of words are found with the chance
-    1 - (1 - s ** hashes_per_bucket) ** buckets: at 14 and 8, 0.56 for s = 0.75 and 0.92 for s = 0.8.
-    """
+    """Documents that are almost equal to another, by MinHash: of each cluster one stays in."""
 
     ngram: Annotated[int, Field(ge=1, le=100)] = 5
     """Words in a run; letters are compared in lower case, numbers, accents and punctuation are not compared."""
     buckets: Annotated[int, Field(ge=1, le=999)] = 14
-    """More find more pairs, and cost time and disk."""
+    """More find more pairs, and cost time and disk. Of two documents that share a part s of their runs of words,
+    1 - (1 - s ** hashes_per_bucket) ** buckets is the chance to be found: 0.92 for s = 0.8."""
     hashes_per_bucket: Annotated[int, Field(ge=1, le=100)] = 8
     """More ask for a greater likeness."""
 
@@ -71,11 +66,12 @@ class CleanConfig(Section):
     """Blocks of datatrove that drop documents. They work in the order of this list, duplicates last."""
 
     length: Length | None = None
-    """Drop what is too short or too long."""
+    """Drop what is too short or too long, in characters or in words; of Chinese each character is a word."""
     language: Language | None = None
     """Drop what is in other languages."""
     repetition: Repetition | None = None
-    """Drop what repeats itself; {} takes Gopher's limits."""
+    """Drop what repeats itself; {} takes Gopher's limits. Of Chinese each character is a word, so limits on few words
+    bite earlier than on English."""
     exact_duplicates: bool = False
     """Drop a document whose text stands in the corpus earlier, letter for letter."""
     near_duplicates: NearDuplicates | None = None

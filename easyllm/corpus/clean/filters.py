@@ -52,7 +52,7 @@ class LanguageFilter(BaseFilter):  # type: ignore[misc]
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         (likeliest, score), scores = self.model.predict(doc)
         doc.metadata["language"], doc.metadata["language_score"] = likeliest, round(score, 4)
-        if max(scores.values()) >= self.wanted.min_score:
+        if sum(scores.values()) >= self.wanted.min_score:
             return True
         return False, "unsure" if likeliest in self.wanted.keep else likeliest
 
