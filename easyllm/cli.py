@@ -1,6 +1,6 @@
 """The command line: verbs, exit codes, and what a user reads. Imports no stage until a verb is called.
 
-Exit codes: 0 done, 1 failed, 2 refused (the user's input), 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 refused (the user's input), 3 prepared and waiting for others, 130 interrupted.
 """
 
 import json
@@ -25,6 +25,9 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
+ON_CLUSTERS = ("corpus", "pretrain")
+"""The stages that heed the section ``cluster``; their help tells its keys too."""
+WAITING = 3
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -47,9 +50,10 @@ class StageCommand(typer.core.TyperCommand):
         from easyllm.core.reference import key_rows
         from easyllm.pipeline import Recipe
 
-        rows = [(key, text) for key, text in key_rows(Recipe, str(ctx.info_name)) if key != ctx.info_name]
-        with formatter.section(f"Keys of the section `{ctx.info_name}`"):
-            formatter.write_dl(rows)
+        name = str(ctx.info_name)
+        for section in (name, "cluster") if name in ON_CLUSTERS else (name,):
+            with formatter.section(f"Keys of the section `{section}`"):
+                formatter.write_dl(key_rows(Recipe, section))
 
 
 @app.callback()
@@ -87,7 +91,12 @@ def _stage_verb(stage: str, help_text: str) -> None:
 
 
 _stage_verb("corpus", "Raw text to a tokenizer and indexed tokens.")
-_stage_verb("pretrain", "Tokens to a checkpoint, with Megatron-Core; loss curve as CSV and PNG.")
+_stage_verb(
+    "pretrain",
+    "Tokens to a checkpoint, with Megatron-Core; loss curve as CSV and PNG. Where cluster.launcher is not "
+    "local, it writes the job into the run's folder, prints the commands and ends with exit code 3; called again, it "
+    "tells how far they are, and gathers the checkpoint once they have ended.",
+)
 _stage_verb("convert", "Megatron checkpoint to a Hugging Face model, proven by parity.")
 _stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
@@ -314,7 +323,7 @@ def main() -> int:
 
 
 def _guarded(work: Callable[[], Any]) -> int:
-    from easyllm.core.errors import StageFailed, UserError
+    from easyllm.core.errors import StageFailed, UserError, Waiting
 
     try:
         result = work()
@@ -331,6 +340,12 @@ def _guarded(work: Callable[[], Any]) -> int:
         else:
             print(error, file=sys.stderr)
         return 1
+    except Waiting as waiting:
+        if "--json" in sys.argv:
+            _print_json(waiting.as_json())
+        else:
+            print(waiting)
+        return WAITING
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     except typer.TyperException as error:  # a wrong option or a missing argument: typer's own words

@@ -13,6 +13,7 @@ from easyllm.convert.config import ConvertConfig
 from easyllm.core import recipe as recipes
 from easyllm.core import workplace
 from easyllm.core.artifact import Manifest, recover
+from easyllm.core.cluster import ClusterConfig
 from easyllm.core.digest import Digests
 from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.freshness import State, state
@@ -41,6 +42,8 @@ class Recipe(Section):
     """Seed of everything that draws numbers."""
     runs_dir: str = "runs"
     """Folder for all runs, relative to where easyllm is called."""
+    cluster: ClusterConfig | None = None
+    """The machines that pretraining, and the cleaning of a corpus, work on. Unset: this one."""
     corpus: CorpusConfig | None = None
     """Text to tokenizer and indexed tokens."""
     pretrain: PretrainConfig | None = None
@@ -107,7 +110,9 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> Project:
 
 def make_job(project: Project, stage: str) -> Job[Any]:
     """One stage with its inputs resolved as they stand on disk now."""
-    section = getattr(project.recipe, stage)
+    section, cluster = getattr(project.recipe, stage), _cluster(project)
+    if stage == "pretrain" and cluster and "ranks" not in section.model_fields_set:
+        section = section.model_copy(update={"ranks": cluster.ranks})
     place = project.place
     return Job(
         stage=stage,
@@ -118,7 +123,17 @@ def make_job(project: Project, stage: str) -> Job[Any]:
         run_dir=place.run_dir,
         cache_dir=place.cache_dir,
         out=place.run_dir / f"{stage}.partial",
+        cluster=cluster,
     )
+
+
+def _cluster(project: Project) -> ClusterConfig | None:
+    """The recipe's cluster; its hostfile is looked for beside the recipe, as all files are."""
+    cluster = project.recipe.cluster
+    if cluster is None or cluster.hostfile is None:
+        return cluster
+    path = project.place.recipe_dir / Path(cluster.hostfile).expanduser()
+    return cluster.model_copy(update={"hostfile": str(path)})
 
 
 def choose(project: Project, first: str | None = None, last: str | None = None) -> tuple[str, ...]:

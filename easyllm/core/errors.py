@@ -99,3 +99,17 @@ class StageFailed(Exception):
 def failed(code: str, /, **params: Any) -> StageFailed:
     """``raise failed("PARITY-001", ...)``: a StageFailed of the catalogue."""
     return StageFailed(problem(code, **params))
+
+
+class Waiting(Exception):
+    """Prepared, and now it is for ``commands`` elsewhere; the same verb gathers what they make. Exit code 3.
+
+    Without commands they are at work already.
+    """
+
+    def __init__(self, told: str, commands: list[str]) -> None:
+        super().__init__("\n".join([told, *[f"  $ {command}" for command in commands]]))
+        self.told, self.commands = told, commands
+
+    def as_json(self) -> dict[str, Any]:
+        return {"waiting": {"message": self.told, "commands": self.commands}}

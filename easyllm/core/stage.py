@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from easyllm.core.artifact import Decision
+from easyllm.core.cluster import ClusterConfig
 from easyllm.core.inputs import Input
 from easyllm.core.section import Section
 
@@ -37,6 +38,8 @@ class Job(Generic[C]):
     cache_dir: Path
     out: Path
     """Where ``run`` writes: ``<stage>.partial``, there already, perhaps with the state of a cut run."""
+    cluster: ClusterConfig | None = None
+    """Where the recipe wants it done; None and launcher local: here. It never changes what comes out."""
 
     def ready(self, role: str) -> bool:
         """Whether the input is there to be read (a stage before may not have run yet)."""

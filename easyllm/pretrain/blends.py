@@ -1,8 +1,9 @@
 """What the corpus holds for training, for the loss that is watched and for the loss at the end. No torch, no numpy."""
 
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,21 @@ class Blends:
         return cls(**{part: tuple(_sources(directory, record, part)) for part in PARTS})
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Blends":
-        """The inverse of ``as_record``."""
-        return cls(
-            **{part: tuple(Source(**{**row, "prefix": Path(row["prefix"])}) for row in record[part]) for part in PARTS}
-        )
+    def from_record(cls, record: Mapping[str, Any], folder: Path) -> "Blends":
+        """The inverse of ``as_record``, where ``folder`` may be mounted at another place."""
 
-    def as_record(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            part: [asdict(replace(source, prefix=str(source.prefix))) for source in getattr(self, part)]  # type: ignore[arg-type]
-            for part in PARTS
-        }
+        def source(row: Mapping[str, Any]) -> Source:
+            return Source(**{**row, "prefix": Path(os.path.normpath(folder / row["prefix"]))})
+
+        return cls(**{part: tuple(map(source, record[part])) for part in PARTS})
+
+    def as_record(self, folder: Path) -> dict[str, Any]:
+        """Plain values, with paths as they are seen from ``folder``."""
+
+        def row(source: Source) -> dict[str, Any]:
+            return asdict(source) | {"prefix": os.path.relpath(source.prefix, folder)}
+
+        return {part: [row(source) for source in getattr(self, part)] for part in PARTS}
 
 
 def held_out_share(asked: Validation | None, blends: Blends) -> float | None:

@@ -48,8 +48,7 @@ class Heartbeat:
 
     def __init__(self, directory: Path, rank: int, ranks: int, timeout_seconds: float) -> None:
         self._directory, self._rank, self._ranks, self._timeout = directory, rank, ranks, timeout_seconds
-        # 1,000 ranks on one file system: rarely where the timeout is long, and often enough to be sure.
-        self._interval = min(30.0, timeout_seconds / 10)
+        self._interval = interval(timeout_seconds)
         self._main = threading.main_thread().ident
         self._step, self._moved, self._stopped = 0, time.monotonic(), threading.Event()
         directory.mkdir(parents=True, exist_ok=True)
@@ -97,9 +96,20 @@ class Heartbeat:
         os._exit(HUNG_EXIT)
 
 
+def interval(timeout_seconds: float) -> float:
+    """Seconds between two words of a rank: with 1,000 ranks on one file system seldom, and often enough to be sure."""
+    return min(30.0, timeout_seconds / 10)
+
+
 def read(directory: Path) -> list[Beat]:
     """The last word of every rank."""
     return [Beat(**json.loads(path.read_text("utf-8"))) for path in sorted(directory.glob("rank-*.json"))]
+
+
+def spoke_before(directory: Path, timeout_seconds: float) -> float | None:
+    """Seconds since the last word of a rank that is at work, as far as words tell; None where none is."""
+    ago = min((time.time() - beat.time for beat in read(directory)), default=None)
+    return ago if ago is not None and ago < 3 * interval(timeout_seconds) else None
 
 
 def culprits(beats: list[Beat], alive_after: float) -> list[Beat]:

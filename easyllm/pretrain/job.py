@@ -1,4 +1,7 @@
-"""The job file: everything the ranks need, so that the printed command runs by hand too."""
+"""The job file: everything the ranks need, so that the printed command runs by hand too, on any node.
+
+Paths in it start at the file's own folder, so it is good wherever a node has mounted the file system.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,6 +12,8 @@ from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
+
+OUTCOME, BEATS = ".outcome.json", ".heartbeat"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class RankJob:
     """Where the tokens lie, and how they are drawn."""
     eod_id: int
     out: Path
+    """The folder of the job file."""
+    interface: str | None = None
+    """Network interface between the nodes."""
 
     @property
     def checkpoints(self) -> Path:
@@ -36,12 +44,12 @@ class RankJob:
     @property
     def outcome(self) -> Path:
         """Where the first rank leaves what the stage reports."""
-        return self.out / ".outcome.json"
+        return self.out / OUTCOME
 
     @property
     def beats(self) -> Path:
         """Where every rank says where it stands."""
-        return self.out / ".heartbeat"
+        return self.out / BEATS
 
     def write(self, path: Path) -> None:
         data = {
@@ -49,9 +57,9 @@ class RankJob:
             "architecture": self.architecture.as_record(),
             "seed": self.seed,
             "device": self.device,
-            "data": self.data.as_record(),
+            "data": self.data.as_record(self.out),
             "eod_id": self.eod_id,
-            "out": str(self.out),
+            "interface": self.interface,
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -63,7 +71,8 @@ class RankJob:
             architecture=Architecture.from_record(data["architecture"]),
             seed=data["seed"],
             device=data["device"],
-            data=Blends.from_record(data["data"]),
+            data=Blends.from_record(data["data"], path.parent),
             eod_id=data["eod_id"],
-            out=Path(data["out"]),
+            out=path.parent,
+            interface=data["interface"],
         )

@@ -4,7 +4,6 @@ from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
-from easyllm.core.launch import torchrun_command
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
@@ -16,10 +15,8 @@ from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.estimate import FLOAT_BYTES, MASTER_AND_MOMENTS, MOMENTS, WEIGHT_BYTES
 from easyllm.pretrain.fitting import Fits
+from easyllm.pretrain.nodes import commands
 from easyllm.pretrain.precision import choose_dtype
-
-RANK_PROGRAM = "easyllm.pretrain.train"
-JOB_FILE = "job.json"
 
 
 def plan(job: Job[PretrainConfig]) -> Plan:
@@ -37,7 +34,7 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     known = {"checkpoint, bytes": checkpoint} | cost.figures(config, architecture)
     return Plan(
         figures=_figures(config, batch, architecture, tokens, blends) | known,
-        commands=[" ".join(command(job))],
+        commands=commands(job),
         decisions=[*decisions(config, architecture, batch, why, blends), *cost.decisions(config, architecture)],
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=cost.memory_bytes(config, architecture),
@@ -55,11 +52,6 @@ def _architecture(job: Job[PretrainConfig]) -> tuple[Architecture, str]:
 def layouts(job: Job[PretrainConfig], gpus: int, bytes_per_gpu: int) -> Fits:
     """The layouts of this training that fit so many GPUs of that size, best first."""
     return cost.fits(job.config, _architecture(job)[0], gpus, bytes_per_gpu)
-
-
-def command(job: Job[PretrainConfig]) -> list[str]:
-    """The command that trains; it runs by hand once ``easyllm`` has written the job file."""
-    return torchrun_command(RANK_PROGRAM, [str(job.out / JOB_FILE)], job.config.ranks)
 
 
 def _figures(

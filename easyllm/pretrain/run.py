@@ -17,10 +17,12 @@ from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.handover import clear, finished, hand_over, read_outcome
 from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob
-from easyllm.pretrain.plan import JOB_FILE, RANK_PROGRAM, decisions
-from easyllm.pretrain.precision import choose_dtype
+from easyllm.pretrain.nodes import JOB_FILE, RANK_PROGRAM, elsewhere
+from easyllm.pretrain.plan import decisions
+from easyllm.pretrain.precision import DTYPES, choose_dtype
 
 LAST_STEPS = 10
 """The last loss is told alone and as the mean over so many steps."""
@@ -33,8 +35,22 @@ def run(job: Job[PretrainConfig]) -> Result:
         raise refuse("INPUT-005", stage=job.stage, key="pretrain.corpus", ref=corpus.ref)
     ledger = corpus.manifest.records["ledger"]
     device, device_decision = _device(job)
-    dtype, why_dtype = choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
-    rank_job = RankJob(
+    dtype, why_dtype = _dtype(job, device)
+    rank_job = rank_job_of(job, device, dtype)
+    final = job.out / "checkpoint"
+    if not final.is_dir():  # it stands already where a kill came between training and publishing
+        (_await if elsewhere(job) else _train)(job, rank_job)
+        os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
+    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
+
+
+def rank_job_of(job: Job[PretrainConfig], device: str, dtype: str) -> RankJob:
+    """What the ranks are told, resolved from a recipe whose corpus is there."""
+    corpus = job.inputs["corpus"]
+    assert corpus.path is not None
+    assert corpus.manifest is not None
+    ledger = corpus.manifest.records["ledger"]
+    return RankJob(
         config=job.config,
         architecture=architecture_of(job.config, ledger, dtype, _padded_before(job)),
         seed=job.seed,
@@ -42,15 +58,14 @@ def run(job: Job[PretrainConfig]) -> Result:
         data=Blends.of_corpus(corpus.path, corpus.manifest.records["tokens"]),
         eod_id=int(ledger["eod_id"]),
         out=job.out,
+        interface=job.cluster.interface if job.cluster else None,
     )
-    final = job.out / "checkpoint"
-    if not final.is_dir():  # it stands already where a kill came between training and publishing
-        _train(job, rank_job)
-        os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
-    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
 
 
 def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
+    if elsewhere(job):  # this machine may be the one from which jobs are sent, without a GPU
+        device = "cpu" if job.config.device == "cpu" else "cuda"
+        return device, Decision("device", device, say("why_cpu_asked" if device == "cpu" else "why_cluster_gpus"))
     from easyllm.core.megatron.session import choose_device
 
     device, found, why = choose_device(job.config.device)
@@ -73,10 +88,29 @@ def _padded_before(job: Job[PretrainConfig]) -> int | None:
     return padded
 
 
+def _dtype(job: Job[PretrainConfig], device: str) -> tuple[str, str]:
+    if elsewhere(job) and device == "cuda" and job.config.precision == "auto":
+        return DTYPES["bf16"], say("why_bf16_cluster")
+    return choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
+
+
 def _has_bf16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def _await(job: Job[PretrainConfig], rank_job: RankJob) -> None:
+    """Return once others have trained; until then Waiting says what to start, or how far it is."""
+    if finished(rank_job):
+        return
+    broken, hung = (read_outcome(rank_job) or {}).get("broken"), read_hung(rank_job.beats)
+    waiting = hand_over(job, rank_job)  # the commands stay good, whatever ended the ranks
+    if broken:
+        raise _broken(job, broken)
+    if hung:
+        raise _hung(job, hung)
+    raise waiting
 
 
 def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
@@ -91,7 +125,8 @@ def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
         if not hung:
             raise
         raise _hung(job, hung) from error
-    outcome = _outcome(rank_job)
+    outcome = read_outcome(rank_job)
+    assert outcome is not None
     if outcome["broken"]:
         raise _broken(job, outcome["broken"])
     if outcome["step"] < job.config.steps:
@@ -118,11 +153,6 @@ def _hung(job: Job[PretrainConfig], hung: list[dict[str, Any]]) -> StageFailed:
     )  # fmt: skip
 
 
-def _outcome(rank_job: RankJob) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads(rank_job.outcome.read_text("utf-8"))
-    return outcome
-
-
 def _gather(
     job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision, why_dtype: str
 ) -> Result:
@@ -131,8 +161,9 @@ def _gather(
     losses.picture(rows, job.out / "losses.png", title)
     shutil.copytree(corpus / "tokenizer", job.out / "tokenizer", dirs_exist_ok=True)
     _keep_for_good(rank_job)
-    (job.out / JOB_FILE).unlink(missing_ok=True)
-    batch, outcome = batch_plan(job.config), _outcome(rank_job)
+    clear(job)
+    batch, outcome = batch_plan(job.config), read_outcome(rank_job)
+    assert outcome is not None
     layers = Decision("layers", outcome["layers"], outcome["why"])
     tflops, why_peak = outcome["peak"]
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)

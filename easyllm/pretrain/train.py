@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from easyllm.core.artifact import sync_directory, write_whole
+from easyllm.core.errors import StageFailed
 from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.core.messages import say
@@ -20,6 +22,7 @@ from easyllm.pretrain.blends import held_out_share
 from easyllm.pretrain.estimate import flops_per_token
 from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
+from easyllm.pretrain.meeting import meet
 from easyllm.pretrain.peaks import choose_peak
 from easyllm.pretrain.stop import StopOnRequest
 from easyllm.pretrain.tracking import Trackers
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 def main(job_file: Path) -> None:
     """Train from nothing or from the newest checkpoint; the first rank leaves the outcome beside the job file."""
     die_with_parent()
-    job = RankJob.read(job_file)
+    job, _store = meet(job_file)  # held as long as the rank lives
+    if job.interface:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", job.interface)
     device = rank_device(job.device)
     # The heartbeat is to find a hung rank first: it knows which one it is, a collective only that one is missing.
     patience = 2 * job.config.timeout_seconds + 60
@@ -63,6 +69,7 @@ class Training:
         """Train to the last step, to the one whose loss is no loss, or until SIGTERM."""
         self._resume()
         if self._first:
+            self._job.outcome.unlink(missing_ok=True)  # of a run before
             losses.keep_up_to(self._job.losses, self._step)
             self._prune()
             shutil.rmtree(self._job.beats, ignore_errors=True)  # of a run with more ranks, perhaps
@@ -232,4 +239,9 @@ def _bar(steps: int, done: int, first: bool) -> AbstractContextManager[Progress 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except StageFailed as refusal:  # every rank knows it; one says it
+        if os.environ.get("RANK") == "0":
+            print(refusal, file=sys.stderr)
+        sys.exit(1)
