@@ -6,6 +6,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,15 @@ def _train(
     architecture = replace(architecture_of(config, LEDGER, dtype), padded_vocabulary=PADDED)
     engine = open_engine(architecture, config, device, SEED, Extras({}, Path(library) if library else None))
     consumed, losses, norms, rates = 0, [], [], []
+    kept: dict[int, int] = {}
     if "load" in scenario:
         consumed = engine.load(folder / scenario["load"])["consumed"]
     for _ in range(scenario["steps"]):
         samples = step_samples(config.batch, consumed)
         if scenario.get("held_out"):
             losses.append(engine.evaluate(*_batches(config, 10_000, samples)))
-        result = engine.train_step(*_batches(config, consumed, samples), samples)
+        with counting_kept(engine, kept) if scenario.get("measure") else nullcontext():
+            result = engine.train_step(*_batches(config, consumed, samples), samples)
         losses.append(result.loss)
         norms.append(result.grad_norm)
         rates.append(result.learning_rate)
@@ -68,9 +71,25 @@ def _train(
     if "save" in scenario:
         engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
     found = {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
-    found |= {"bytes": held_bytes(engine)} if scenario.get("measure") else {}
+    if scenario.get("measure"):
+        found["bytes"] = held_bytes(engine) | {"activations": sum(kept.values())}
     engine.close()
     return found
+
+
+def counting_kept(engine: Any, kept: dict[int, int]) -> Any:
+    """Counts the memory behind all that autograd keeps for the backward pass, by address, weights apart."""
+    import torch
+
+    weights = {weight.untyped_storage().data_ptr() for chunk in engine.chunks for weight in chunk.parameters()}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
 
 
 def held_bytes(engine: Any) -> dict[str, int]:

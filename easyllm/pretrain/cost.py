@@ -27,7 +27,7 @@ def training_of(config: PretrainConfig) -> Training:
         micro_samples=config.batch.micro_samples,
         sequence_tokens=config.sequence_tokens,
         recompute=config.recompute,
-        flash=config.device != "cpu" and importlib.util.find_spec("transformer_engine") is not None,
+        fused=config.device != "cpu" and importlib.util.find_spec("transformer_engine") is not None,
         distributed_optimizer=config.optimizer.distributed,
         zero=config.deepspeed.zero_stage if config.engine == "deepspeed" else None,
         offload_optimizer=config.deepspeed.offload_optimizer == "cpu",
@@ -61,7 +61,7 @@ def decisions(config: PretrainConfig, a: Architecture) -> list[Decision]:
     """Where the figures come from and what they leave out."""
     part = memory(a, training_of(config))
     found = [
-        Decision("memory per rank", human_bytes(part.total), say("why_memory", attention=_attention(config))),
+        Decision("memory per rank", human_bytes(part.total), say("why_memory", layers=_layers(config))),
         Decision("work", f"{flops_per_step(config, a):.4g} FLOPs", say("why_work")),
     ]
     if config.peak_tflops is None:
@@ -71,8 +71,8 @@ def decisions(config: PretrainConfig, a: Architecture) -> list[Decision]:
     return [*found, Decision("time", say("at_least_seconds", seconds=least), why)]
 
 
-def _attention(config: PretrainConfig) -> str:
-    return say("scores_never_kept" if training_of(config).flash else "scores_kept")
+def _layers(config: PretrainConfig) -> str:
+    return say("layers_fused" if training_of(config).fused else "layers_of_torch")
 
 
 def fits(config: PretrainConfig, a: Architecture, gpus: int, bytes_per_gpu: int) -> Fits:
@@ -81,7 +81,7 @@ def fits(config: PretrainConfig, a: Architecture, gpus: int, bytes_per_gpu: int)
         a = replace(a, dtype="bfloat16")
     assumed = say(
         "layouts_assume", dtype=a.dtype, micro=config.batch.micro_samples, samples=config.batch.global_samples,
-        attention=_attention(config),
+        layers=_layers(config),
     )  # fmt: skip
     if not a.tokenizer_size:
         assumed += say("layouts_no_vocabulary")

@@ -4,7 +4,9 @@ Weights are counted exactly, per rank. The rest are formulas of the literature:
 
 - optimizer states and gradients: Megatron-LM's table of its distributed optimizer (6 + 12/d bytes a weight in 16 bit
   with fp32 gradients, 8 + 8/d in fp32); ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, figure 1;
-- activations: Korthikanti et al. 2022, arXiv:2205.05198, equations 1 to 5, with the feed-forward's own width and gate;
+- activations: Korthikanti et al. 2022, arXiv:2205.05198, equations 1 to 6, with the feed-forward's own width and gate,
+  for fused kernels that never write the attention scores out (Transformer Engine); for Megatron's own torch layers,
+  which keep more, what they were counted to keep;
 - work: the matrix products of Narayanan et al. 2021, arXiv:2104.04473, appendix: forward once, backward twice.
 """
 
@@ -37,8 +39,8 @@ class Training:
     """Samples per rank per forward pass."""
     sequence_tokens: int
     recompute: Literal["none", "selective", "full"] = "none"
-    flash: bool = False
-    """Whether the attention scores are never written out (Transformer Engine)."""
+    fused: bool = False
+    """Whether the layers are Transformer Engine's fused kernels; else Megatron's own of torch."""
     distributed_optimizer: bool = False
     """Megatron's own: the optimizer's states divided over data and context parallel ranks."""
     zero: int | None = None
@@ -131,19 +133,28 @@ def norm_parameters(a: Architecture) -> int:
 
 
 def _activations(a: Architecture, training: Training, first: bool) -> int:
-    """What the backward pass needs on that stage: its layers for every micro batch in flight, and the logits."""
-    layout = training.layout
+    """What the backward pass needs on that stage: its layers for every micro batch in flight, and the model's ends."""
+    layout, width = training.layout, WEIGHT_BYTES[a.dtype]
     held = int(_micro_batches_in_flight(training, first) * (a.layers // layout.pipeline))
     layer = layer_activation_bytes(a, training)
     if training.recompute == "full":  # the input of every layer, and one layer at work
-        inputs = training.positions * a.hidden * WEIGHT_BYTES[a.dtype] // (layout.tensor if layout.sequence else 1)
-        layers = held * inputs + layer
+        layers = held * _whole(training, a.hidden * width) + layer
     else:
         layers = held * layer
-    has_logits = layout.pipeline == 1 or not first
-    # in fp32, and their gradient
-    logits = 2 * FLOAT_BYTES * training.positions * a.padded_vocabulary // layout.tensor if has_logits else 0
-    return layers + logits
+    if layout.pipeline > 1 and first:
+        return layers
+    return layers + _whole(training, a.hidden * _norm_width(a, training)) + 2 * logits_bytes(a, training)
+
+
+def logits_bytes(a: Architecture, training: Training) -> int:
+    """The loss keeps them in fp32; their gradient is as large."""
+    return FLOAT_BYTES * training.positions * a.padded_vocabulary // training.layout.tensor
+
+
+def _whole(training: Training, bytes_a_token: int) -> int:
+    """What every rank of a tensor parallel group keeps, unless sequence parallelism divides it too."""
+    layout = training.layout
+    return training.positions * bytes_a_token // (layout.tensor if layout.sequence else 1)
 
 
 def _micro_batches_in_flight(training: Training, first: bool) -> Fraction:
@@ -156,19 +167,37 @@ def _micro_batches_in_flight(training: Training, first: bool) -> Fraction:
 
 
 def layer_activation_bytes(a: Architecture, training: Training) -> int:
-    """One layer, one micro batch; in 16 bit and for GPT equation 2 of Korthikanti et al.: sbh(10 + 24/t + 5as/ht)."""
-    positions, layout = training.positions, training.layout
-    number, mask = WEIGHT_BYTES[a.dtype], 1 if a.dropout else 0
-    # inputs of both norms and of both first matrices, masks of both outer dropouts: whole on every rank of a tensor
-    # parallel group, unless sequence parallelism divides them too
-    outer = positions * a.hidden * (4 * number + 2 * mask)
-    attention = positions * (a.heads * 2 + a.kv_heads * 2) * a.head_dim * number  # q, k, v, and what leaves attention
-    written_out = not training.flash and training.recompute != "selective"
-    scores = positions * a.heads * training.sequence_tokens * (number + mask * (1 + number)) if written_out else 0
-    # in front of the activation, behind it, and with a gate both halves and the product
-    feed_forward = positions * a.ffn_hidden * number * (4 if a.gated else 2)
-    divided = attention + scores + feed_forward
-    return outer // (layout.tensor if layout.sequence else 1) + divided // layout.tensor
+    """One layer, one micro batch. Fused and for GPT in 16 bit: equation 6 of Korthikanti et al., sbh(10 + 24/t)."""
+    width, mask = WEIGHT_BYTES[a.dtype], _mask_width(a, training)
+    outer = a.hidden * (2 * _norm_width(a, training) + 2 * mask)
+    # Before the activation, behind it, and with a gate both halves and the product; torch cuts the halves into copies.
+    feed_forward = a.ffn_hidden * width * ((4 if training.fused else 5) if a.gated else 2)
+    scores_kept = not training.fused and training.recompute != "selective"
+    # q, k, v, and what leaves attention; beside scores, k and v are repeated for every head of their group.
+    heads = 4 * a.heads if scores_kept else 2 * a.heads + 2 * a.kv_heads
+    divided = heads * a.head_dim * width + feed_forward
+    if scores_kept:
+        divided += a.heads * training.sequence_tokens * _score_width(width, mask)
+    return _whole(training, outer) + training.positions * divided // training.layout.tensor
+
+
+def _norm_width(a: Architecture, training: Training) -> int:
+    """Bytes that a norm keeps for each number: its input and its output. torch's RMSNorm works on a copy in fp32 and
+    keeps that and the normed one, beside the output."""
+    width = WEIGHT_BYTES[a.dtype]
+    return 2 * width if training.fused or a.norm == "LayerNorm" else 2 * FLOAT_BYTES + width
+
+
+def _mask_width(a: Architecture, training: Training) -> int:
+    """Of dropout; torch's on the CPU is as wide as the numbers that it is for."""
+    if not a.dropout:
+        return 0
+    return 1 if training.fused else WEIGHT_BYTES[a.dtype]
+
+
+def _score_width(width: int, mask: int) -> int:
+    """Bytes kept for one attention score: the softmax in fp32, and what is multiplied with v where that is another."""
+    return FLOAT_BYTES + mask + (width if mask or width < FLOAT_BYTES else 0)
 
 
 def flops_per_token(a: Architecture, sequence_tokens: int) -> int:

@@ -106,7 +106,7 @@ def _trainings(a: Architecture, like: Training, gpus: int, global_samples: int) 
 
 def _ways(spread: Training) -> Iterator[Training]:
     """One layout with every recomputation that saves something, and every ZeRO stage of engine deepspeed."""
-    recomputations = [way for way in RECOMPUTE if not (spread.flash and way == "selective")]
+    recomputations = [way for way in RECOMPUTE if not (spread.fused and way == "selective")]
     if spread.zero is None:
         for recompute in recomputations:  # dividing the states costs nothing, so where they can be, they are
             yield replace(spread, recompute=recompute, distributed_optimizer=spread.data > 1)

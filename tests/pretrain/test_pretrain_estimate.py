@@ -49,22 +49,25 @@ def test_ranks_of_a_layout_hold_the_model_between_them() -> None:
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 8])
-def test_activations_of_a_gpt_layer_are_the_papers(tensor: int) -> None:
-    """Korthikanti et al. 2022, equation 2, sbh(10 + 24/t + 5as/ht), and 4, all of it over t with sequence parallel."""
-    s, b, h, a = 1024, 4, GPT.hidden, GPT.heads
-    assert layer_activation_bytes(GPT, training(1, b, s, tensor=tensor)) == (
-        s * b * h * (10 + 24 / tensor + 5 * a * s / h / tensor)
-    )
-    halves = training(1, b, s, tensor=tensor, sequence=True)
-    assert layer_activation_bytes(GPT, halves) == s * b * h / tensor * (34 + 5 * a * s / h)
-    selective = replace(halves, recompute="selective")
-    assert layer_activation_bytes(GPT, selective) == s * b * h / tensor * 34, "equation 6"
+def test_activations_of_a_fused_gpt_layer_are_the_papers(tensor: int) -> None:
+    """Korthikanti et al. 2022 without the scores: sbh(10 + 24/t), and all of it over t with sequence parallelism."""
+    s, b, h = 1024, 4, GPT.hidden
+    fused = {"fused": True}
+    assert layer_activation_bytes(GPT, training(1, b, s, fused, tensor=tensor)) == s * b * h * (10 + 24 / tensor)
+    halves = training(1, b, s, fused, tensor=tensor, sequence=True)
+    assert layer_activation_bytes(GPT, halves) == s * b * h * 34 / tensor
+
+
+def test_recomputation_keeps_less() -> None:
+    kept = [memory(GPT, training(1, 4, 1024, {"recompute": way})).activations for way in ("none", "selective", "full")]
+    assert kept[0] > kept[1] > kept[2]
 
 
 def test_interleaved_stages_hold_more_micro_batches() -> None:
     """Korthikanti et al. 2022, section 4.2.3: L layers' worth on the first stage, times 1 + (p - 1)/(pm)."""
-    plain = memory(LLAMA, training(pipeline=4)).activations
-    interleaved = memory(LLAMA, training(pipeline=4, virtual_pipeline=2)).activations
+    fused = {"fused": True}
+    plain = memory(LLAMA, training(way=fused, pipeline=4)).activations
+    interleaved = memory(LLAMA, training(way=fused, pipeline=4, virtual_pipeline=2)).activations
     assert interleaved == pytest.approx(plain * (1 + 3 / (4 * 2)), rel=1e-9)
 
 

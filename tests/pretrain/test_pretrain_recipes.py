@@ -9,6 +9,7 @@ import pytest
 
 from easyllm import pipeline
 from easyllm.pretrain import losses
+from easyllm.pretrain.fitting import RESERVED
 from easyllm.recipes import shipped
 from tiny_megatron import shared_corpus
 
@@ -47,6 +48,16 @@ def test_a_large_recipe_says_what_was_run_and_what_was_not(name: str) -> None:
     text = shipped.find(name).read_text("utf-8")
     assert "What was run: " in text
     assert "What was not: " in text
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_recipe_fits_the_gpus_that_it_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [size] = re.findall(r"GPUs? of (\d+) GB", shipped.find(name).read_text("utf-8").splitlines()[0])
+    project = pipeline.open_project(shipped.find(name))
+    figures = pipeline.plan_of(pipeline.make_job(project, "pretrain")).figures
+    needed = sum(value for key, value in figures.items() if key.endswith(" per rank, bytes"))
+    assert needed < int(size) * 1e9 * (1 - RESERVED)
 
 
 @pytest.mark.slow
