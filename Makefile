@@ -86,7 +86,7 @@ pretrain: ## tokens to a checkpoint, with the engine RECIPE names
 pretrain-megatron: ## the same with Megatron-Core
 	$(EASYLLM) pretrain "$(RECIPE)" pretrain.engine=megatron $(ARGS)
 
-pretrain-deepspeed: ## the same with DeepSpeed (refused until it is built)
+pretrain-deepspeed: ## the same under DeepSpeed: ZeRO, CPU Adam
 	$(EASYLLM) pretrain "$(RECIPE)" pretrain.engine=deepspeed $(ARGS)
 
 convert: ## checkpoint to a Hugging Face model, proven by parity

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 STANDIN = "easyllm-standin:base"
-ONLY_IN_THE_IMAGE = {"PY_EINOPS", "PY_HJSON", "PY_MSGPACK", "PY_PY_CPUINFO"}
-"""Pins of what only DeepSpeed brings along; the image's passport misses them, nothing of the local environment does."""
 SCALED_DOWN = " ".join((
     "corpus.tokenizer.train.vocab_size=1000",
     "pretrain.model.layers=2 pretrain.model.hidden=64 pretrain.model.heads=4 pretrain.model.kv_heads=2",

@@ -28,7 +28,7 @@ def run(job_file: Path) -> None:
 
     job = json.loads(job_file.read_text("utf-8"))
     device = rank_device("cpu")
-    results = {}
+    results, library = {}, job.get("library")
     first_layout = layout_of(PretrainConfig.model_validate(next(iter(job["scenarios"].values()))["config"]))
     with megatron_session(device, first_layout, SEED):
         from megatron.core import parallel_state
@@ -37,20 +37,23 @@ def run(job_file: Path) -> None:
             parallel_state.destroy_model_parallel()
             config = PretrainConfig.model_validate(scenario["config"])
             with laid_out(layout_of(config), SEED):
-                results[name] = _train(config, scenario, device, job_file.parent)
+                results[name] = _train(config, scenario, device, job_file.parent, library)
         parallel_state.initialize_model_parallel()  # for the session to take down
         if dist.get_rank() == 0:
             (job_file.parent / "results.json").write_text(json.dumps(results), "utf-8")
         dist.barrier()
 
 
-def _train(config: PretrainConfig, scenario: dict[str, Any], device: Any, folder: Path) -> dict[str, Any]:
+def _train(
+    config: PretrainConfig, scenario: dict[str, Any], device: Any, folder: Path, library: str | None
+) -> dict[str, Any]:
     """Losses of ``steps`` steps; ``load`` and ``save`` name checkpoints before and after, ``held_out`` evaluates."""
+    from easyllm.pretrain.deepspeed_config import Extras
     from easyllm.pretrain.engine import open_engine
 
     dtype, _ = choose_dtype(config.precision, "cpu")
     architecture = replace(architecture_of(config, LEDGER, dtype), padded_vocabulary=PADDED)
-    engine = open_engine(architecture, config, device, SEED)
+    engine = open_engine(architecture, config, device, SEED, Extras({}, Path(library) if library else None))
     consumed, losses, norms, rates = 0, [], [], []
     kept: dict[int, int] = {}
     if "load" in scenario:
@@ -70,6 +73,7 @@ def _train(config: PretrainConfig, scenario: dict[str, Any], device: Any, folder
     found = {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
     if scenario.get("measure"):
         found["bytes"] = held_bytes(engine) | {"activations": sum(kept.values())}
+    engine.close()
     return found
 
 

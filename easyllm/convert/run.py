@@ -12,6 +12,7 @@ from easyllm.core.errors import refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.messages import say
+from easyllm.core.models import quiet_libraries
 from easyllm.core.parity import Parity, compare
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
@@ -59,9 +60,8 @@ def convert(checkpoint: Path, architecture: Architecture, out: Path) -> Parity:
 
 def _tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # one bar a file, for work that takes milliseconds
+    quiet_libraries()
     return AutoTokenizer.from_pretrained(directory)
 
 

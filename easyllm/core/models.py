@@ -128,6 +128,7 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\..*)?")
+    quiet_deepspeed()
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2: peft mends it by itself
 
 
@@ -184,3 +185,10 @@ def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:
             return torch.bfloat16, say("why_native_bf16")
         return torch.float16, say("why_no_bf16")
     return torch.float32, say("why_cpu_fp32")
+
+
+def quiet_deepspeed() -> None:
+    """Its errors only. transformers imports it to save a model, and it warns of every machine that has no GPU."""
+    import logging
+
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

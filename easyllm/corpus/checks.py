@@ -7,6 +7,7 @@ from typing import Any
 from easyllm.core.errors import Problem, problem
 from easyllm.core.stage import Job
 from easyllm.corpus import tokenizer_files
+from easyllm.corpus.clean.checks import check_clean
 from easyllm.corpus.config import CorpusConfig
 from easyllm.corpus.sample import look
 from easyllm.corpus.sources import Source, files_of, sources_of
@@ -16,7 +17,7 @@ from easyllm.corpus.words import words_of, wrong_words
 
 def check(job: Job[CorpusConfig]) -> list[Problem]:
     """Everything wrong with the section, the tokenizer it takes, and the heads of the files."""
-    return [*_sources(job.config), *_tokenizer(job), *_files(job)]
+    return [*_sources(job.config), *check_clean(job), *_tokenizer(job), *_files(job)]
 
 
 def _sources(config: CorpusConfig) -> list[Problem]:

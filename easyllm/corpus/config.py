@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
+from easyllm.corpus.clean.config import CleanConfig
 
 
 class TrainTokenizer(Section):
@@ -71,6 +72,8 @@ class CorpusConfig(Section):
     Parquet, and folders that Hugging Face datasets saved to disk. Or several sources, each {source, weight, name}."""
     text_key: str = "text"
     """Key of the row, or column, that holds the document's text; the others are not used."""
+    clean: CleanConfig | None = None
+    """Blocks that drop documents before the tokenizer sees them; null: all stay in."""
     tokenizer: TokenizerConfig = TokenizerConfig(train=TrainTokenizer())
     """Learn a tokenizer, or take one that exists."""
     split: Split | None = None

@@ -36,7 +36,7 @@ def pieces(files: Sequence[Path], text_key: str, source_of: Sequence[int]) -> It
     number, held = 0, Piece(0, 0, (), 0)
     weight = 0
     for index, path in enumerate(files):
-        for span, text_bytes, disk_bytes in _spans(index, path, text_key):
+        for span, text_bytes, disk_bytes in spans_of(index, path, text_key):
             if held.spans and (weight + text_bytes > PIECE_BYTES or held.source != source_of[index]):
                 yield held
                 number, weight, held = number + 1, 0, Piece(number + 1, 0, (), 0)
@@ -46,7 +46,7 @@ def pieces(files: Sequence[Path], text_key: str, source_of: Sequence[int]) -> It
         yield held
 
 
-def _spans(index: int, path: Path, text_key: str) -> Iterator[tuple[Span, int, int]]:
+def spans_of(index: int, path: Path, text_key: str) -> Iterator[tuple[Span, int, int]]:
     """(span, bytes of its text, its bytes on disk) of one file; the first is an estimate for packed files."""
     size, kind = path.stat().st_size, plain_suffix(path)
     if path.suffix in COLUMN_SUFFIXES:

@@ -5,6 +5,8 @@ import math
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.corpus.clean.config import CleanConfig
+from easyllm.corpus.clean.elsewhere import command, elsewhere
 from easyllm.corpus.config import CorpusConfig, TokenizerConfig
 from easyllm.corpus.sample import Sample, look
 from easyllm.corpus.sources import files_of, sources_of
@@ -16,6 +18,8 @@ TAKEN_OVER_BYTES_PER_TOKEN = 4.0
 INDEX_BYTES_PER_DOCUMENT = 32
 """20 in the index, 12 more in the shards until they are published."""
 TOKENIZER_BYTES = 20_000_000
+PACKED_SHARE = 0.5
+"""Of its bytes that text takes when it is packed by zstd, on the safe side: prose takes less."""
 
 
 def plan(job: Job[CorpusConfig]) -> Plan:
@@ -36,8 +40,12 @@ def plan(job: Job[CorpusConfig]) -> Plan:
             f"text, bytes of UTF-8{exact}": text,
             "tokens (estimate)": tokens,
         },
-        decisions=decisions(job.config, sample),
-        disk_bytes=tokens * dtype_bytes(dtype) + documents * INDEX_BYTES_PER_DOCUMENT + TOKENIZER_BYTES,
+        commands=[command(job)] if elsewhere(job) else [],
+        decisions=[*decisions(job.config, sample), *_of_cluster(job)],
+        disk_bytes=tokens * dtype_bytes(dtype)
+        + documents * INDEX_BYTES_PER_DOCUMENT
+        + TOKENIZER_BYTES
+        + cleaning_bytes(job.config.clean, documents, text),
     )
 
 
@@ -57,7 +65,36 @@ def training_share(config: TokenizerConfig, sample: Sample) -> float:
 def decisions(config: CorpusConfig, sample: Sample) -> list[Decision]:
     """The choices of the stage, each with its reason."""
     dtype, why = _dtype(config.tokenizer)
-    return [*_of_tokenizer(config.tokenizer, sample), Decision("dtype", dtype, why), plain_specials()]
+    return [
+        *_of_cleaning(config.clean),
+        *_of_tokenizer(config.tokenizer, sample),
+        Decision("dtype", dtype, why),
+        plain_specials(),
+    ]
+
+
+def _of_cleaning(clean: CleanConfig | None) -> list[Decision]:
+    return [Decision("cleaning", clean.blocks, say("why_cleaning"))] if clean else []
+
+
+def _of_cluster(job: Job[CorpusConfig]) -> list[Decision]:
+    """Who cleans; tokenising is always done here."""
+    if job.config.clean is None or job.cluster is None or job.cluster.launcher == "local":
+        return []
+    if elsewhere(job):
+        return [Decision("cleaned by", job.cluster.launcher, say("why_cleaned_there"))]
+    return [Decision("cleaned by", "local", say("why_cleaned_here"))]
+
+
+def cleaning_bytes(clean: CleanConfig | None, documents: int, text_bytes: int) -> int:
+    """Disk that the cleaning takes beside the tokens while it works: packed copies of the text, and hashes."""
+    if clean is None:
+        return 0
+    near = clean.near_duplicates
+    filters, duplicates = clean.length or clean.language or clean.repetition, clean.exact_duplicates or near
+    copies = 2 if filters and duplicates else 1  # what the filters left, and what is left in the end
+    hashes = near.buckets * (8 * near.hashes_per_bucket + 4) if near else 0
+    return round(text_bytes * copies * PACKED_SHARE) + documents * (hashes + 14)
 
 
 def _dtype(config: TokenizerConfig) -> tuple[str, str]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from easyllm.corpus.clean.dropped import Cleaned
+from easyllm.corpus.clean.report import cleaning_markdown, cleaning_report
 from easyllm.corpus.gather import Gathered
 from easyllm.corpus.shards import Shard
 from easyllm.corpus.sources import Source, files_of
@@ -19,7 +21,13 @@ LISTED_FILES = 50
 
 
 def write_report(
-    out: Path, sources: Sequence[Source], parts: Sequence[str], gathered: Gathered, total: Shard, ledger: dict[str, Any]
+    out: Path,
+    sources: Sequence[Source],
+    parts: Sequence[str],
+    gathered: Gathered,
+    total: Shard,
+    ledger: dict[str, Any],
+    cleaned: Cleaned | None,
 ) -> int:
     """Write the three files; the number of duplicates, which is counted for them."""
     lengths = gathered.length_counts()
@@ -27,6 +35,8 @@ def write_report(
     report = _report(sources, parts, gathered.totals, total, ledger)
     report["duplicate_documents"] = duplicates
     report["document_tokens_percentiles"] = percentiles(lengths)
+    if cleaned:
+        report["cleaning"] = cleaning_report(cleaned, sources)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (out / "report.md").write_text(_markdown(report), "utf-8")
     _draw(out / "lengths.png", lengths)
@@ -114,6 +124,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         "![Tokens per document](lengths.png)",
         "",
+        *(cleaning_markdown(report["cleaning"]) if "cleaning" in report else []),
         "## Documents drawn by lot",
         *[line for row in report["drawn_documents"] for line in _drawn(row)],
     ]

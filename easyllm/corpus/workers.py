@@ -1,4 +1,4 @@
-"""Pieces to shards, in processes of their own where that is worth it; shards come back in the order of the pieces."""
+"""Work divided among processes of their own, where that is worth it; results come back in the order of the work."""
 
 import multiprocessing
 import os
@@ -8,16 +8,29 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 from multiprocessing import connection
-from typing import Any
+from typing import Any, Protocol
 
 from easyllm.core.errors import StageFailed, UserError, failed
 from easyllm.corpus.pieces import Piece
 from easyllm.corpus.shards import Shaper, Shard, Work, read_shard
 
 AHEAD = 4
-"""Shards for each worker that may be done or under way before the oldest one is: no more is held than that."""
+"""Results for each worker that may be there or under way before the oldest one is: no more is held than that."""
 
 Done = tuple[Piece, Shard]
+
+
+class Numbered(Protocol):
+    """A part of the work; no two have the same number."""
+
+    @property
+    def number(self) -> int: ...
+
+
+class Maker(Protocol):
+    """Made once in every worker, by a class that takes what all of them must know."""
+
+    def make(self, part: Any, /) -> Any: ...
 
 
 def cores() -> int:
@@ -45,64 +58,65 @@ def make_shards(work: Work, pieces: Iterable[Piece], workers: int) -> Generator[
                 shard = shaper.make(piece)
             yield piece, shard
         return
-    crew = _Crew(work, workers)
+    crew = Crew(Shaper, work, workers)
     try:
         yield from crew.run(chain(head, rest))
     finally:
         crew.dismiss()
 
 
-class _Crew:
+class Crew:
     """Worker processes, each with a pipe of its own; a worker that dies is noticed, one that is orphaned ends."""
 
-    def __init__(self, work: Work, most: int) -> None:
+    def __init__(self, maker: type[Maker], work: Any, most: int) -> None:
         # Spawned: a fork after the tokenizer's threads have run could inherit a lock that nobody lets go of.
         self._context = multiprocessing.get_context("spawn")
-        self._work, self._most = work, most
+        self._maker, self._work, self._most = maker, work, most
         self._processes: dict[Any, Any] = {}
         """By the pipe to each."""
         self._idle: list[Any] = []
         self._busy: dict[Any, int] = {}
-        self._shards: dict[int, Shard] = {}
+        self._results: dict[int, Any] = {}
         """Done, and waiting for an older one."""
 
-    def run(self, pieces: Iterable[tuple[Piece, Shard | None]]) -> Iterator[Done]:
-        order: deque[Piece] = deque()
-        for piece, shard in pieces:
-            order.append(piece)
-            if shard is None:
-                self._hand_out(piece)
+    def run(self, parts: Iterable[tuple[Numbered, Any]]) -> Iterator[tuple[Any, Any]]:
+        """(part, its result), in order, for (part, its result or None where it has yet to be made)."""
+        order: deque[Numbered] = deque()
+        for part, result in parts:
+            order.append(part)
+            if result is None:
+                self._hand_out(part)
             else:
-                self._shards[piece.number] = shard
+                self._results[part.number] = result
             yield from self._in_order(order, leave=AHEAD * self._most)
         yield from self._in_order(order, leave=0)
 
-    def _in_order(self, order: deque[Piece], leave: int) -> Iterator[Done]:
+    def _in_order(self, order: deque[Numbered], leave: int) -> Iterator[tuple[Any, Any]]:
         """What is done from the beginning of ``order`` on; waits while more than ``leave`` are not."""
         while order:
-            if order[0].number in self._shards:
-                piece = order.popleft()
-                yield piece, self._shards.pop(piece.number)
+            if order[0].number in self._results:
+                part = order.popleft()
+                yield part, self._results.pop(part.number)
             elif len(order) > leave:
                 self._collect()
             else:
                 return
 
-    def _hand_out(self, piece: Piece) -> None:
+    def _hand_out(self, part: Numbered) -> None:
         if not self._idle and len(self._processes) < self._most:
             self._idle.append(self._hire())
         while not self._idle:
             self._collect()
         pipe = self._idle.pop()
-        self._busy[pipe] = piece.number
+        self._busy[pipe] = part.number
         try:
-            pipe.send(piece)
+            pipe.send(part)
         except BrokenPipeError as error:
             raise self._died(pipe) from error
 
     def _hire(self) -> Any:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._maker, self._work), daemon=True)
         process.start()
         theirs.close()
         self._processes[ours] = process
@@ -118,7 +132,7 @@ class _Crew:
                 raise self._died(pipe) from error
             if isinstance(answer, BaseException):
                 raise answer
-            self._shards[self._busy.pop(pipe)] = answer
+            self._results[self._busy.pop(pipe)] = answer
             self._idle.append(pipe)
 
     def _died(self, pipe: Any) -> StageFailed:
@@ -133,20 +147,20 @@ class _Crew:
             process.join()
 
 
-def _serve(pipe: Any, work: Work) -> None:
-    """The life of a worker: a piece in, its shard out, until the parent is gone."""
+def _serve(pipe: Any, maker: type[Any], work: Any) -> None:
+    """The life of a worker: a part in, its result out, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core has a worker
-    shaper = None
+    made: Maker | None = None
     while True:
         try:
-            piece = pipe.recv()
+            part = pipe.recv()
         except EOFError:
             return
         try:
-            shaper = shaper or Shaper(work)
-            answer: Any = shaper.make(piece)
+            made = made or maker(work)
+            answer: Any = made.make(part)
         except (UserError, OSError) as error:
             answer = error
         pipe.send(answer)

@@ -45,21 +45,16 @@ class Blends:
         return cls(**{part: tuple(_sources(directory, record, part)) for part in PARTS})
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], folder: Path) -> "Blends":
-        """The inverse of ``as_record``, where ``folder`` may be mounted at another place."""
+    def from_record(cls, record: Mapping[str, Any], base: Path) -> "Blends":
+        """The inverse of ``as_record``."""
+        return cls(**{part: tuple(_placed(row, base) for row in record[part]) for part in PARTS})
 
-        def source(row: Mapping[str, Any]) -> Source:
-            return Source(**{**row, "prefix": Path(os.path.normpath(folder / row["prefix"]))})
-
-        return cls(**{part: tuple(map(source, record[part])) for part in PARTS})
-
-    def as_record(self, folder: Path) -> dict[str, Any]:
-        """Plain values, with paths as they are seen from ``folder``."""
-
-        def row(source: Source) -> dict[str, Any]:
-            return asdict(source) | {"prefix": os.path.relpath(source.prefix, folder)}
-
-        return {part: [row(source) for source in getattr(self, part)] for part in PARTS}
+    def as_record(self, base: Path) -> dict[str, Any]:
+        """Plain values; paths start at ``base``."""
+        return {
+            part: [asdict(source) | {"prefix": os.path.relpath(source.prefix, base)} for source in getattr(self, part)]
+            for part in PARTS
+        }
 
 
 def held_out_share(asked: Validation | None, blends: Blends) -> float | None:
@@ -103,6 +98,10 @@ def split_decision(asked: Validation | None, blends: Blends | None) -> Decision:
 def samples_of(source: Source, part: tuple[Source, ...], samples: int) -> int:
     """How many of ``samples`` come from ``source``, rounded up as Megatron does."""
     return math.ceil(samples * source.weight / sum(other.weight for other in part))
+
+
+def _placed(row: Mapping[str, Any], base: Path) -> Source:
+    return Source(**{**row, "prefix": Path(os.path.normpath(base / row["prefix"]))})
 
 
 def _sources(directory: Path, record: Mapping[str, Any], part: str) -> list[Source]:

@@ -10,13 +10,14 @@ from easyllm.pretrain.architecture import OF_LLAMA_ONLY, ffn_hidden
 from easyllm.pretrain.batch import batches_of_ramp, layout_of, nearest_legal
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.data_checks import check_data
+from easyllm.pretrain.deepspeed_checks import check_engine
 
 
 def check(job: Job[PretrainConfig]) -> list[Problem]:
     """Everything wrong with the section, and with the corpus once that is there."""
     config = job.config
     return [
-        *_engine(config),
+        *check_engine(job),
         *_family(config),
         *_shape(config),
         *_parallel(config),
@@ -32,12 +33,6 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
 
 def _wrong(code: str, key: str, **numbers: Any) -> Problem:
     return problem(code, stage="pretrain", key=f"pretrain.{key}", **numbers)
-
-
-def _engine(config: PretrainConfig) -> list[Problem]:
-    if config.engine == "megatron":
-        return []
-    return [_wrong("PRETRAIN-002", "engine", engine=config.engine)]
 
 
 def _tracking(config: PretrainConfig) -> list[Problem]:

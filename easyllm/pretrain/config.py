@@ -102,6 +102,18 @@ class Optimizer(Section):
     """Spread the optimizer's state over the data parallel ranks instead of a copy on each."""
 
 
+class DeepSpeed(Section):
+    """ZeRO and what goes with it; for engine deepspeed only."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What the data parallel ranks share out instead of each holding all of it. 1: the optimizer's state.
+    2: gradients too. 3: weights too, gathered layer by layer as they are needed."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """cpu: the optimizer's state lies in the host's memory, and DeepSpeedCPUAdam updates it there (ZeRO 1 to 3)."""
+    config: Annotated[str | None, Takes("files")] = None
+    """A JSON file of your own for DeepSpeed; what the recipe says already must not stand in it otherwise."""
+
+
 class Validation(Section):
     """Loss on documents that are kept out of training."""
 
@@ -120,19 +132,16 @@ class PretrainConfig(Section):
     # Another layout trains the same model from the same checkpoint.
     HOW = frozenset(
         {
-            "ranks",
-            "parallel",
-            "recompute",
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-            "timeout_seconds",
-            "track",
-            "peak_tflops",
+            "ranks", "parallel", "recompute", "deepspeed", "checkpoint_every_steps", "keep_checkpoints",
+            "timeout_seconds", "track", "peak_tflops",
         }
-    )
+    )  # fmt: skip
 
     engine: Literal["megatron", "deepspeed"] = "megatron"
-    """megatron: Megatron-Core's own optimizer and data parallelism. deepspeed is not built yet."""
+    """megatron: Megatron-Core's own optimizer, data and pipeline parallelism. deepspeed: the same model, data and
+    schedule under DeepSpeed: ZeRO, CPU Adam."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    """What engine deepspeed shares out and offloads."""
     corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"
     """The tokens: a stage, or the directory of a corpus artifact."""
     model: Model

@@ -29,6 +29,8 @@ def training_of(config: PretrainConfig) -> Training:
         recompute=config.recompute,
         fused=config.device != "cpu" and importlib.util.find_spec("transformer_engine") is not None,
         distributed_optimizer=config.optimizer.distributed,
+        zero=config.deepspeed.zero_stage if config.engine == "deepspeed" else None,
+        offload_optimizer=config.deepspeed.offload_optimizer == "cpu",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_config import Extras
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +48,14 @@ class Engine(Protocol):
         """Let go of what is not the process group's."""
 
 
-def open_engine(architecture: Architecture, config: PretrainConfig, device: "torch.device", seed: int) -> Engine:
+def open_engine(
+    architecture: Architecture, config: PretrainConfig, device: "torch.device", seed: int, extras: Extras | None = None
+) -> Engine:
     """The recipe's engine with fresh weights; call inside ``megatron_session``."""
+    if config.engine == "deepspeed":
+        from easyllm.pretrain.engine_deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(architecture, config, device, seed, extras or Extras())
     from easyllm.pretrain.engine_megatron import MegatronEngine
 
     return MegatronEngine(architecture, config, device, seed)

@@ -14,7 +14,6 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
@@ -32,7 +31,8 @@ from easyllm.core.megatron.checkpoint import (
 )
 from easyllm.core.megatron.model import build_model, choose_layers
 from easyllm.core.megatron.session import set_seeds
-from easyllm.pretrain.batch import layout_of, samples_after
+from easyllm.pretrain import schedule
+from easyllm.pretrain.batch import layout_of
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.engine import Batches, StepResult
 
@@ -51,7 +51,7 @@ class MegatronEngine:
         self.chunks = build_model(architecture, device, self._layout, seed, config.recompute)
         self._ddp = [_data_parallel(chunk, config) for chunk in self.chunks]
         self._optimizer = _optimizer(config, architecture, self._ddp)
-        self._scheduler = _scheduler(config, self._optimizer)
+        self._scheduler = schedule.scheduler(config, self._optimizer)
         settings = self.chunks[0].config  # shared by all chunks
         settings.finalize_model_grads_func = finalize_model_grads
         settings.grad_scale_func = self._optimizer.scale_loss
@@ -108,8 +108,7 @@ class MegatronEngine:
         self._optimizer.load_state_dict(loaded["optimizer"])
         distributed_optimizer.part_steps(self._optimizer)
         saved = loaded[SAVED]
-        self._scheduler.num_steps = 0  # it adds the loaded count to its own
-        self._scheduler.load_state_dict(saved.pop("scheduler"))
+        schedule.restore(self._scheduler, saved.pop("scheduler"))
         if same:
             set_rng_state(loaded["rng"])
         else:
@@ -166,34 +165,6 @@ def _optimizer(config: PretrainConfig, architecture: Architecture, ddp: list[Dis
         use_distributed_optimizer=asked.distributed,
     )
     return get_megatron_optimizer(settings, ddp)
-
-
-def _scheduler(config: PretrainConfig, optimizer: Any) -> OptimizerParamScheduler:
-    """Linear warm-up, then the schedule. Megatron counts in samples and gives the first step the initial rate."""
-    asked = config.optimizer
-    whole = samples_after(config.batch, config.steps)
-    falling = whole - samples_after(config.batch, config.steps - decay_steps(config))
-    first = asked.learning_rate / asked.warmup_steps if asked.warmup_steps else asked.learning_rate
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=first,  # not 0: that step would train nothing
-        max_lr=asked.learning_rate,
-        min_lr=asked.min_learning_rate,
-        lr_warmup_steps=samples_after(config.batch, asked.warmup_steps),
-        lr_decay_steps=whole,
-        lr_decay_style="WSD" if asked.schedule == "wsd" else asked.schedule,
-        wsd_decay_steps=falling,
-        lr_wsd_decay_style="linear",
-        start_wd=asked.weight_decay,
-        end_wd=asked.weight_decay,
-        wd_incr_steps=whole,
-        wd_incr_style="constant",
-    )
-
-
-def decay_steps(config: PretrainConfig) -> int:
-    """Steps over which wsd falls."""
-    return config.optimizer.decay_steps or max(1, config.steps // 10)
 
 
 def _forward(context: int, batches: Iterator[dict[str, Any]], model: Any) -> Any:

@@ -90,14 +90,12 @@ def memory(a: Architecture, training: Training) -> Memory:
 def _stage_memory(a: Architecture, training: Training, first: bool) -> Memory:
     """Of the first or the last pipeline stage: between them, no stage holds more than these."""
     weights, width = stage_parameters(a, training.layout, first), WEIGHT_BYTES[a.dtype]
-    # Megatron adds gradients up in fp32, DeepSpeed keeps them as the weights are.
-    gradient_width = FLOAT_BYTES if training.zero is None else width
     # From stage 1 on DeepSpeed copies fp32 weights as it copies 16 bit ones.
     copied = width < FLOAT_BYTES or (training.zero or 0) > 0
     states = weights * (MASTER_AND_MOMENTS if copied else MOMENTS) // training.share(1)
     return Memory(
         weights=weights * width // training.share(3),
-        gradients=weights * gradient_width // training.share(2),
+        gradients=weights * FLOAT_BYTES // training.share(2),
         optimizer=0 if training.offload_optimizer else states,
         activations=_activations(a, training, first),
         host=states if training.offload_optimizer else 0,

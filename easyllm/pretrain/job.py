@@ -4,14 +4,15 @@ Paths in it start at the file's own folder, so it is good wherever a node has mo
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.megatron.architecture import Architecture
-from easyllm.pretrain.blends import Blends
+from easyllm.pretrain.blends import PARTS, Blends
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_config import Extras
 
 OUTCOME, BEATS = ".outcome.json", ".heartbeat"
 
@@ -32,6 +33,14 @@ class RankJob:
     """The folder of the job file."""
     interface: str | None = None
     """Network interface between the nodes."""
+    extras: Extras = field(default_factory=Extras)
+    """For engine deepspeed."""
+
+    def reads(self) -> list[Path]:
+        """The files that every rank opens."""
+        sources = [source for part in PARTS for source in getattr(self.data, part)]
+        library = [self.extras.library] if self.extras.library else []
+        return [source.prefix.with_name(source.prefix.name + ".bin") for source in sources] + library
 
     @property
     def checkpoints(self) -> Path:
@@ -60,6 +69,7 @@ class RankJob:
             "data": self.data.as_record(self.out),
             "eod_id": self.eod_id,
             "interface": self.interface,
+            "deepspeed": self.extras.as_record(self.out),
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -75,4 +85,5 @@ class RankJob:
             eod_id=data["eod_id"],
             out=path.parent,
             interface=data["interface"],
+            extras=Extras.from_record(data["deepspeed"], path.parent),
         )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from easyllm.core.errors import StageFailed, failed
-from easyllm.pretrain.blends import PARTS
 from easyllm.pretrain.job import RankJob
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Word:
 
     host: str
     sees: bool
-    """The mark of the first rank, and the tokens."""
+    """The mark of the first rank, and all that the job reads."""
     asked: int
     """Ranks on this node."""
     gpus: int | None
@@ -78,18 +77,13 @@ def _leave_mark(job_file: Path) -> str:
 def _look(job_file: Path, mark: str) -> Word:
     job = RankJob.read(job_file) if job_file.is_file() else None
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's or DeepSpeed's
-    sees = job is not None and _sees(job_file.parent / MARK, mark) and _sees_tokens(job)
+    sees = job is not None and _sees(job_file.parent / MARK, mark) and all(path.is_file() for path in job.reads())
     gpus = None
     if job is not None and job.device == "cuda":
         import torch
 
         gpus = torch.cuda.device_count()
     return Word(socket.gethostname(), sees, here, gpus)
-
-
-def _sees_tokens(job: RankJob) -> bool:
-    sources = (source for part in PARTS for source in getattr(job.data, part))
-    return all(Path(f"{source.prefix}.bin").is_file() for source in sources)
 
 
 def _sees(path: Path, mark: str) -> bool:

@@ -7,12 +7,13 @@ from easyllm.core.errors import UserError
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
-from easyllm.pretrain import cost
+from easyllm.pretrain import cost, deepspeed_config
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
 from easyllm.pretrain.blends import Blends, blends_of, epochs_by_source, split_decision
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_checks import own_json
 from easyllm.pretrain.estimate import FLOAT_BYTES, MASTER_AND_MOMENTS, MOMENTS, WEIGHT_BYTES
 from easyllm.pretrain.fitting import Fits
 from easyllm.pretrain.nodes import commands
@@ -35,7 +36,11 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     return Plan(
         figures=_figures(config, batch, architecture, tokens, blends) | known,
         commands=commands(job),
-        decisions=[*decisions(config, architecture, batch, why, blends), *cost.decisions(config, architecture)],
+        decisions=[
+            *decisions(config, architecture, batch, why, blends),
+            *deepspeed_config.decision(config, architecture.dtype, own_json(job)),
+            *cost.decisions(config, architecture),
+        ],
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=cost.memory_bytes(config, architecture),
     )

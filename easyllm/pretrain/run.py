@@ -12,11 +12,14 @@ from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
-from easyllm.pretrain import checkpoints, losses
+from easyllm.pretrain import checkpoints, deepspeed_config, losses
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
 from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.deepspeed_checks import own_json
+from easyllm.pretrain.deepspeed_config import Extras
+from easyllm.pretrain.deepspeed_ops import prebuild
 from easyllm.pretrain.handover import clear, finished, hand_over, read_outcome
 from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob
@@ -59,6 +62,7 @@ def rank_job_of(job: Job[PretrainConfig], device: str, dtype: str) -> RankJob:
         eod_id=int(ledger["eod_id"]),
         out=job.out,
         interface=job.cluster.interface if job.cluster else None,
+        extras=_extras(job, device),
     )
 
 
@@ -75,6 +79,16 @@ def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
         why = say("why_gloo", why=why)
     note(say("ranks_on", ranks=job.config.ranks, device=device, why=why))
     return device, Decision("device", device, why)
+
+
+def _extras(job: Job[PretrainConfig], device: str) -> Extras:
+    """What engine deepspeed needs besides, made ready before any rank starts."""
+    if job.config.engine != "deepspeed":
+        return Extras()
+    if device == "cpu" and job.config.precision == "fp16":
+        raise refuse("PRETRAIN-080", stage=job.stage, key="pretrain.precision")
+    offload = job.config.deepspeed.offload_optimizer == "cpu"
+    return Extras(own_json(job), prebuild(job.cache_dir, device) if offload else None)
 
 
 def _padded_before(job: Job[PretrainConfig]) -> int | None:
@@ -167,7 +181,10 @@ def _gather(
     layers = Decision("layers", outcome["layers"], outcome["why"])
     tflops, why_peak = outcome["peak"]
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
-    chosen = decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data)
+    chosen = [
+        *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data),
+        *deepspeed_config.decision(job.config, rank_job.architecture.dtype, rank_job.extras.own),
+    ]
     return Result(
         kind="checkpoint",
         metrics=metrics(rows) | _test_loss(outcome),

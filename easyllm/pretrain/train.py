@@ -58,7 +58,7 @@ class Training:
 
         self._job, self._config, self._device = job, job.config, device
         self._rank, self._first = dist.get_rank(), dist.get_rank() == 0
-        self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed)
+        self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed, job.extras)
         self._plan = batch_plan(job.config)
         self._step = self._consumed = 0
         self._stop = StopOnRequest()

@@ -210,14 +210,14 @@ def test_a_worker_that_dies_ends_the_run_with_its_status(
 ) -> None:
     prose("a.jsonl")
     job = corpus_job(input=["a.jsonl"], tokenizer=SMALL, workers=2)
-    hire = workers._Crew._hire
+    hire = workers.Crew._hire
 
     def hire_and_kill(crew: Any) -> Any:
         pipe = hire(crew)
         os.kill(crew._processes[pipe].pid, signal.SIGKILL)
         return pipe
 
-    monkeypatch.setattr(workers._Crew, "_hire", hire_and_kill)
+    monkeypatch.setattr(workers.Crew, "_hire", hire_and_kill)
     with pytest.raises(StageFailed) as caught:
         run(job)
     assert caught.value.problem is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_house import Engine, House, Images
+from docker_house import SCALED_DOWN, Engine, House, Images
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
@@ -40,11 +40,15 @@ def test_finetuned_adapter_is_merged_in_the_container(merged: House, images: Ima
     assert list((merged.run_folder / "merge").glob("*.safetensors"))
 
 
-def test_stage_that_is_not_built_is_refused_inside_as_outside(house: House, images: Images, gpu_flags: None) -> None:
-    done = house.make("pretrain-deepspeed", "RUNTIME=docker", expect=None)
-    assert done.returncode != 0
-    assert "PRETRAIN-002" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_deepspeed_trains_in_the_container_with_the_cpu_adam_that_the_image_has(pretrained: House) -> None:
+    own = "name=zero pretrain.corpus=runs/tiny-cpu/corpus pretrain.deepspeed.zero_stage=2"
+    offload = "pretrain.deepspeed.offload_optimizer=cpu"
+    line = f"ARGS={SCALED_DOWN} {own} {offload}"
+    done = pretrained.make("pretrain-deepspeed", "RUNTIME=docker", "RECIPE=tiny-cpu", line)
+    assert "compiling" not in done.stderr
+    made = json.loads((pretrained.folder / "runs" / "zero" / "pretrain" / "manifest.json").read_text("utf-8"))
+    assert made["config"]["engine"] == "deepspeed"
+    assert made["metrics"]["last_loss"] < made["metrics"]["first_loss"]
 
 
 def test_code_that_runs_is_the_images_also_in_a_checkout(engine: Engine, house: House, images: Images) -> None:

@@ -15,7 +15,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from docker_house import ONLY_IN_THE_IMAGE
 from easyllm.env.bootstrap import NO_DEPENDENCIES, PINS, python_pins, read_pins
 from easyllm.env.stages import read_stages
 
@@ -106,9 +105,8 @@ def test_nothing_is_unpinned() -> None:
     assert problems(ALL) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - ONLY_IN_THE_IMAGE))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_a_pin_that_is_deleted_is_missed(name: str) -> None:
-    """Those that only the image needs are missed there: test_container_images.py."""
     package = name.removeprefix("PY_").lower().replace("_", "-")
     if name.startswith("PY_") and package not in needed_packages() and name not in DOCKERFILE:
         pytest.skip("another platform's or Python's package")

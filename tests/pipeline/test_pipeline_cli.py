@@ -66,7 +66,8 @@ def test_a_shipped_recipe_is_handed_over_with_its_data_and_overwrites_nothing(ea
     assert "tiny-cpu" in names
     for name in names:
         copied = Path(easyllm("recipe", "cp", name, tmp_path / name).stdout.strip())
-        assert "good" in easyllm("check", copied).stdout
+        found = json.loads(easyllm("check", copied, "--json", expect=None).stdout)["errors"]
+        assert {error["code"] for error in found} <= {"RUN-003"}, name  # the disk of a machine smaller than the model
         assert "RECIPE-009" in easyllm("recipe", "cp", name, tmp_path / name, expect=2).stderr
 
 
