@@ -34,6 +34,18 @@ def test_a_table_names_the_layouts_that_fit_and_says_when_none_does(easyllm, tin
     assert "No layout fits 8 GPUs of 8 GB" in easyllm(*table, "8").stdout
 
 
+def test_zero_and_offload_are_part_of_the_estimate(easyllm, tiny: Path) -> None:
+    def figures(*changes: str) -> list[int]:
+        done = easyllm("plan", tiny, "pretrain", "pretrain.engine=deepspeed", *changes, "--json")
+        [row] = json.loads(done.stdout)["stages"]
+        return [row["figures"][f"{part} per rank, bytes"] for part in ("weights", "gradients", "optimizer")]
+
+    whole, shared = figures("pretrain.deepspeed.zero_stage=0"), figures("pretrain.deepspeed.zero_stage=3")
+    assert shared[:2] == [part // 2 for part in whole[:2]]
+    assert shared[2] == 6 * whole[0] // 4, "two ranks share an fp32 copy and two moments"
+    assert figures("pretrain.deepspeed.zero_stage=1", "pretrain.deepspeed.offload_optimizer=cpu")[2] == 0
+
+
 def test_a_model_too_large_for_this_disk_is_planned_all_the_same(easyllm, tiny: Path) -> None:
     large = ("pretrain.model.layers=2000", "pretrain.model.hidden=40000", "pretrain.model.heads=400",
              "pretrain.model.kv_heads=400")  # fmt: skip
