@@ -96,7 +96,7 @@ def curve(directory: Path) -> list[float]:
     return [row.loss for row in losses.read(directory / "losses.csv")]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["megatron"])  # the way is the same for both engines, and it takes long
 def test_a_killed_node_is_started_again_and_the_nodes_that_are_left_meet_it(
     engine: str, easyllm: Any, nodes: TwoNodes, base: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_killed_node_is_started_again_and_the_nodes_that_are_left_meet_it(
     assert "going on after step 20 of 60" in run.log(0).read_text("utf-8")
 
 
-@pytest.mark.parametrize("engine", ["deepspeed"])  # the way is the same for both, and it takes long
+@pytest.mark.parametrize("engine", ["deepspeed"])
 def test_after_a_killed_launcher_both_nodes_go_on_where_they_were_under_another_launcher_too(
     engine: str, easyllm: Any, nodes: TwoNodes, base: Path, tmp_path: Path
 ) -> None:
