@@ -63,8 +63,11 @@ def imported(device: str, library: Path | None) -> Any:
     _quietly(device)
     import deepspeed
     import deepspeed.comm.torch
+    import deepspeed.runtime.bf16_optimizer
     from deepspeed.ops.op_builder.builder import OpBuilder
 
+    # It prints how much memory there is, on every rank, as bf16 with ZeRO 1 begins (see_memory_usage, force=True).
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
     OpBuilder.jit_load = _never
     if library is not None:
         OpBuilder._loaded_ops[OP] = _module(library)
