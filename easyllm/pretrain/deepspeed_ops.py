@@ -150,7 +150,8 @@ def _with_bar(process: "subprocess.Popen[bytes]") -> int:
             try:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
-                bar.advance(1 if second < COMPILES_SECONDS else 0)
+                if second < COMPILES_SECONDS:
+                    bar.advance(1)
     raise AssertionError("unreachable")
 
 
