@@ -69,7 +69,9 @@ def _train(
         rates.append(result.learning_rate)
         consumed += samples
     if "save" in scenario:
-        engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
+        saving = engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
+        engine.train_step(*_batches(config, consumed, samples), samples)  # while it is written: it must not see this
+        saving.finish()
     found = {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
     if scenario.get("measure"):
         found["bytes"] = held_bytes(engine) | {"activations": sum(kept.values())}

@@ -147,6 +147,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "distributed": True},
         "validation": {"share": 0.1, "every_steps": 20, "samples": 16},
     },
+    "zero": {
+        "engine": "deepspeed",
+        "deepspeed": {"zero_stage": 2},
+        "model": pretrain_config()["model"] | {"dropout": 0.1},
+        "steps": 60,
+        "checkpoint_every_steps": 20,
+    },
     "one-rank": {"ranks": 1, "peak_tflops": 0.1},
     "data-parallel": {},
     "tensor-parallel": {"parallel": {"tensor": 2}},

@@ -53,7 +53,7 @@ class TwoNodes:
 
     def start(self, node: int, line: str, log: Path, before: str = "true") -> "subprocess.Popen[bytes]":
         """The line on node 0 or 1, its output in ``log``; ``before`` runs first, in the node's own mounts."""
-        script = f"hostname {HOSTS[node]} && {before} && {line}"
+        script = f"hostname {HOSTS[node]} && {before} && exec env {line}"  # the process is the launcher itself
         command = ["ip", "netns", "exec", self._names[node], "unshare", "--uts", "--mount", "bash", "-c", script]
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
         with log.open("ab") as out:
@@ -84,8 +84,9 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
 
 def kill_launcher(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     """Kill the launcher alone; gives the ranks that are still there after ten seconds without it."""
-    launcher, *ranks = psutil.Process(process.pid).children(recursive=True)
-    launcher.kill()
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    assert ranks, "nothing was started"
+    process.kill()
     process.wait()
     return psutil.wait_procs(ranks, timeout=10)[1]
 

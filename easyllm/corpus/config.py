@@ -16,8 +16,10 @@ class TrainTokenizer(Section):
     """Ids of the tokenizer: the 256 bytes, 2 special tokens, and merges."""
     min_frequency: Annotated[int, Field(ge=1)] = 2
     """A pair of tokens is merged only if it occurs at least this often."""
-    text_bytes: Annotated[int, Field(ge=1)] = 200_000_000
-    """How much text to learn from, in bytes of UTF-8, taken evenly from the corpus; a smaller corpus is used whole."""
+    text_bytes: Annotated[int | None, Field(ge=1)] = None
+    """How much text to learn from, in bytes of UTF-8, taken evenly from the corpus; a smaller corpus is used whole.
+    null: 200,000,000, or what fits 600 MB of memory where that is less, as with Chinese; more is yours to ask for, at
+    100 bytes of memory for each byte of different words."""
 
 
 class TokenizerConfig(Section):

@@ -1,6 +1,8 @@
 """What the corpus stage would do, estimated from the heads of the files."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
@@ -8,6 +10,7 @@ from easyllm.core.stage import Job, Plan
 from easyllm.corpus.clean.config import CleanConfig
 from easyllm.corpus.clean.elsewhere import command, elsewhere
 from easyllm.corpus.config import CorpusConfig, TokenizerConfig
+from easyllm.corpus.learning import learning_bytes
 from easyllm.corpus.sample import Sample, look
 from easyllm.corpus.sources import files_of, sources_of
 from easyllm.corpus.vocabulary import dtype_bytes, plain_specials, token_dtype
@@ -30,6 +33,7 @@ def plan(job: Job[CorpusConfig]) -> Plan:
     text = round(sample.text_bytes * sample.scale)
     tokens = round(text / bytes_per_token(job.config.tokenizer)) + documents
     dtype, _ = _dtype(job.config.tokenizer)
+    learns = training_share(job.config.tokenizer, files, job.config.text_key, sample)
     exact = "" if sample.whole else " (estimate)"
     return Plan(
         figures={
@@ -41,7 +45,7 @@ def plan(job: Job[CorpusConfig]) -> Plan:
             "tokens (estimate)": tokens,
         },
         commands=[command(job)] if elsewhere(job) else [],
-        decisions=[*decisions(job.config, sample), *_of_cluster(job)],
+        decisions=[*decisions(job.config, learns), *_of_cluster(job)],
         disk_bytes=tokens * dtype_bytes(dtype)
         + documents * INDEX_BYTES_PER_DOCUMENT
         + TOKENIZER_BYTES
@@ -56,18 +60,21 @@ def bytes_per_token(config: TokenizerConfig) -> float:
     return min(4.5, 0.5 * math.log2(max(256, config.train.vocab_size)) - 2.6)
 
 
-def training_share(config: TokenizerConfig, sample: Sample) -> float:
-    """How much of the text the tokenizer learns from, above 0 to 1."""
+def training_share(config: TokenizerConfig, files: Sequence[Path], text_key: str, sample: Sample) -> tuple[float, str]:
+    """(how much of the text the tokenizer learns from, above 0 to 1; why not more)"""
     text = sample.text_bytes * sample.scale
-    return min(1.0, config.train.text_bytes / text) if config.train and text else 1.0
+    if not config.train or not text:
+        return 1.0, ""
+    most, why = learning_bytes(config.train, files, text_key, text)
+    return min(1.0, most / text), why
 
 
-def decisions(config: CorpusConfig, sample: Sample) -> list[Decision]:
+def decisions(config: CorpusConfig, learns: tuple[float, str]) -> list[Decision]:
     """The choices of the stage, each with its reason."""
     dtype, why = _dtype(config.tokenizer)
     return [
         *_of_cleaning(config.clean),
-        *_of_tokenizer(config.tokenizer, sample),
+        *_of_tokenizer(config.tokenizer, *learns),
         Decision("dtype", dtype, why),
         plain_specials(),
     ]
@@ -103,12 +110,11 @@ def _dtype(config: TokenizerConfig) -> tuple[str, str]:
     return "int32", say("why_dtype_open")
 
 
-def _of_tokenizer(config: TokenizerConfig, sample: Sample) -> list[Decision]:
+def _of_tokenizer(config: TokenizerConfig, share: float, why_share: str) -> list[Decision]:
     if config.train:
-        share = training_share(config, sample)
         part = say("all_text") if share == 1 else say("part_of_text", share=share)
         return [
             Decision("tokenizer", say("byte_level_bpe", size=config.train.vocab_size), say("why_byte_level")),
-            Decision("tokenizer learns from", part, say("why_text_bytes", text_bytes=config.train.text_bytes)),
+            Decision("tokenizer learns from", part, why_share),
         ]
     return [Decision("tokenizer", config.model, say("why_taken_over"))]

@@ -36,8 +36,8 @@ def run(job: Job[CorpusConfig]) -> Result:
         sources, text_key, cleaned = made.sources, TEXT_KEY, made.cleaned
     files, _ = files_of(sources)
     sample = look(files, text_key)
-    share = training_share(config.tokenizer, sample)
-    vocabulary = tokenizer.make(job, training_texts(files, text_key, share))
+    learns = training_share(config.tokenizer, files, text_key, sample)
+    vocabulary = tokenizer.make(job, training_texts(files, text_key, learns[0]))
     dtype, why = token_dtype(vocabulary.size)
     choice = choose(vocabulary.tokenizer, proof_texts(files, text_key))
     gathered = tokenise(job, sources, text_key, vocabulary, choice.encoder)
@@ -51,7 +51,7 @@ def run(job: Job[CorpusConfig]) -> Result:
     gathered.finish()
     ledger = vocabulary.ledger()
     duplicates = write_report(job.out, sources, list(parts_of(config.split)), gathered, total, ledger, cleaned)
-    decided = [d for d in decisions(config, sample) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
+    decided = [d for d in decisions(config, learns) if d.what != "dtype"] + [Decision("dtype", dtype, why)]
     decided.append(choice.decision)
     return Result(
         kind="corpus",

@@ -12,6 +12,8 @@ from easyllm.pretrain.deepspeed_config import Extras
 if TYPE_CHECKING:
     import torch
 
+    from easyllm.core.megatron.checkpoint import Saving
+
 Batches = Callable[[], Iterator[dict[str, Any]]]
 """Gives this rank's micro batches of one step from their start, as often as it is called."""
 
@@ -38,8 +40,8 @@ class Engine(Protocol):
     def evaluate(self, batches: Batches, micro_batches: int) -> float:
         """Mean loss over all ranks' micro batches. Leaves no trace: neither gradients nor random numbers."""
 
-    def save(self, path: Path, progress: dict[str, Any]) -> None:
-        """Everything that going on needs, and ``progress``; the directory appears whole or not at all."""
+    def save(self, path: Path, progress: dict[str, Any]) -> "Saving":
+        """Begin to save everything that going on needs, and ``progress``; one at a time. Training may go on."""
 
     def load(self, path: Path) -> dict[str, Any]:
         """The inverse of save, on this or another layout; gives ``progress`` back."""

@@ -10,10 +10,11 @@ from megatron.core import parallel_state
 
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
+    Saving,
+    Writer,
     load_whole,
     plain_values,
     rng_state,
-    save_whole,
     set_rng_state,
     sharded_rng,
 )
@@ -50,6 +51,7 @@ class DeepSpeedEngine:
         self._state = state.of(optimizer)
         self._optimizer = optimizer
         self._scheduler = schedule.scheduler(config, optimizer)
+        self._writer = Writer()
 
     def train_step(self, batches: Batches, micro_batches: int, samples: int) -> StepResult:
         """One optimizer step over this rank's micro batches of the global batch."""
@@ -92,14 +94,14 @@ class DeepSpeedEngine:
 
         return clip_grad_norm_(self._engine.module.parameters(), math.inf, mpu=ModelParallelUnit)  # type: ignore[no-any-return]
 
-    def save(self, path: Path, progress: dict[str, Any]) -> None:
+    def save(self, path: Path, progress: dict[str, Any]) -> Saving:
         """Every rank calls it."""
         plain = {
             "scheduler": self._scheduler.state_dict(), "layout": self._layout_record(),
             "updates": self._state.updates(), "scaler": self._scaler_state(), **progress,
         }  # fmt: skip
         state = {**self._state.collect(), "rng": sharded_rng(rng_state)}
-        save_whole(state, path, self._architecture, plain)
+        return self._writer.save(state, path, self._architecture, plain)
 
     def load(self, path: Path) -> dict[str, Any]:
         """The random generators go on where they stood if the layout is the same; on another one they start anew."""
@@ -128,7 +130,8 @@ class DeepSpeedEngine:
             vars(self._optimizer.loss_scaler).update(state)
 
     def close(self) -> None:
-        """Let go of the gradient hooks and buffers."""
+        """Let go of the writer, the gradient hooks and buffers."""
+        self._writer.close()
         self._engine.destroy()
 
 

@@ -22,10 +22,11 @@ from easyllm.core.megatron import distributed_optimizer
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
     SAVED,
+    Saving,
+    Writer,
     load_whole,
     plain_values,
     rng_state,
-    save_whole,
     set_rng_state,
     sharded_rng,
 )
@@ -52,6 +53,7 @@ class MegatronEngine:
         self._ddp = [_data_parallel(chunk, config) for chunk in self.chunks]
         self._optimizer = _optimizer(config, architecture, self._ddp)
         self._scheduler = schedule.scheduler(config, self._optimizer)
+        self._writer = Writer()
         settings = self.chunks[0].config  # shared by all chunks
         settings.finalize_model_grads_func = finalize_model_grads
         settings.grad_scale_func = self._optimizer.scale_loss
@@ -92,11 +94,11 @@ class MegatronEngine:
         )
         return _mean_over_ranks([row["loss"] for row in losses])
 
-    def save(self, path: Path, progress: dict[str, Any]) -> None:
+    def save(self, path: Path, progress: dict[str, Any]) -> Saving:
         """Every rank calls it."""
         state = {**self._sharded(loading=False), "rng": sharded_rng(rng_state)}
         plain = {"scheduler": self._scheduler.state_dict(), "layout": self._layout_record(), **progress}
-        save_whole(state, path, self._architecture, plain)
+        return self._writer.save(state, path, self._architecture, plain)
 
     def load(self, path: Path) -> dict[str, Any]:
         """The random generators go on where they stood if the layout is the same; on another one they start anew."""
@@ -134,7 +136,8 @@ class MegatronEngine:
         return state
 
     def close(self) -> None:
-        """Nothing is held beyond the process group."""
+        """Let go of the writer."""
+        self._writer.close()
 
 
 def _data_parallel(chunk: Any, config: PretrainConfig) -> DistributedDataParallel:

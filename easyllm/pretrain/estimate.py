@@ -5,8 +5,7 @@ Weights are counted exactly, per rank. The rest are formulas of the literature:
 - optimizer states and gradients: Megatron-LM's table of its distributed optimizer (6 + 12/d bytes a weight in 16 bit
   with fp32 gradients, 8 + 8/d in fp32); ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, figure 1;
 - activations: Korthikanti et al. 2022, arXiv:2205.05198, equations 1 to 6, with the feed-forward's own width and gate,
-  for fused kernels that never write the attention scores out (Transformer Engine); for Megatron's own torch layers,
-  which keep more, what they were counted to keep;
+  for Transformer Engine's fused kernels; for layers of torch, which keep more, what they were counted to keep;
 - work: the matrix products of Narayanan et al. 2021, arXiv:2104.04473, appendix: forward once, backward twice.
 """
 
@@ -40,7 +39,7 @@ class Training:
     sequence_tokens: int
     recompute: Literal["none", "selective", "full"] = "none"
     fused: bool = False
-    """Whether the layers are Transformer Engine's fused kernels; else Megatron's own of torch."""
+    """Whether the layers are Transformer Engine's fused kernels; else Megatron's own with torch's kernels."""
     distributed_optimizer: bool = False
     """Megatron's own: the optimizer's states divided over data and context parallel ranks."""
     zero: int | None = None
@@ -172,13 +171,21 @@ def layer_activation_bytes(a: Architecture, training: Training) -> int:
     outer = a.hidden * (2 * _norm_width(a, training) + 2 * mask)
     # Before the activation, behind it, and with a gate both halves and the product; torch cuts the halves into copies.
     feed_forward = a.ffn_hidden * width * ((4 if training.fused else 5) if a.gated else 2)
-    scores_kept = not training.fused and training.recompute != "selective"
-    # q, k, v, and what leaves attention; beside scores, k and v are repeated for every head of their group.
-    heads = 4 * a.heads if scores_kept else 2 * a.heads + 2 * a.kv_heads
-    divided = heads * a.head_dim * width + feed_forward
-    if scores_kept:
-        divided += a.heads * training.sequence_tokens * _score_width(width, mask)
+    divided = _attention_width(a, training) + feed_forward
     return _whole(training, outer) + training.positions * divided // training.layout.tensor
+
+
+def _attention_width(a: Architecture, training: Training) -> int:
+    """Bytes kept for each token between q, k, v and what leaves attention, both included."""
+    width, heads = WEIGHT_BYTES[a.dtype], a.heads * a.head_dim
+    if training.fused or training.recompute == "selective":
+        return (2 * heads + 2 * a.kv_heads * a.head_dim) * width
+    if not a.dropout:  # torch's kernel keeps no scores, but is given k and v repeated for every head of their group
+        return 4 * heads * width
+    # With dropout torch has no kernel for the CPU: of every score the softmax, the mask and their product in fp32, and
+    # q, k and v in fp32 beside what leaves; in fp32 training scaled copies of two of them come on top.
+    beside = 6 * FLOAT_BYTES if width == FLOAT_BYTES else 3 * FLOAT_BYTES + width
+    return beside * heads + 3 * FLOAT_BYTES * a.heads * training.sequence_tokens
 
 
 def _norm_width(a: Architecture, training: Training) -> int:
@@ -193,11 +200,6 @@ def _mask_width(a: Architecture, training: Training) -> int:
     if not a.dropout:
         return 0
     return 1 if training.fused else WEIGHT_BYTES[a.dtype]
-
-
-def _score_width(width: int, mask: int) -> int:
-    """Bytes kept for one attention score: the softmax in fp32, and what is multiplied with v where that is another."""
-    return FLOAT_BYTES + mask + (width if mask or width < FLOAT_BYTES else 0)
 
 
 def flops_per_token(a: Architecture, sequence_tokens: int) -> int:

@@ -99,7 +99,7 @@ def _trainings(a: Architecture, like: Training, gpus: int, global_samples: int) 
             micro_batches, left = divmod(global_samples, like.micro_samples * data)
             if a.layers % pipeline or left:
                 continue
-            layout = Layout(tensor=tensor, pipeline=pipeline, sequence=tensor > 1 and like.zero is None)
+            layout = Layout(tensor=tensor, pipeline=pipeline, sequence=tensor > 1)
             spread = replace(like, layout=layout, data=data, micro_batches=micro_batches)
             yield from _ways(spread)
 

@@ -30,6 +30,7 @@ from easyllm.pretrain.tracking import Trackers
 if TYPE_CHECKING:
     import torch
 
+    from easyllm.core.megatron.checkpoint import Saving
     from easyllm.pretrain.engine import Batches, Engine, StepResult
 
 
@@ -64,6 +65,7 @@ class Training:
         self._stop = StopOnRequest()
         self._peak = choose_peak(self._config.peak_tflops, device.type, _gpu_name(device), job.architecture.dtype)
         self._test_loss: float | None = None
+        self._saving: Saving | None = None
 
     def run(self) -> None:
         """Train to the last step, to the one whose loss is no loss, or until SIGTERM."""
@@ -111,6 +113,7 @@ class Training:
         pulse = Heartbeat(self._job.beats, self._rank, self._config.ranks, self._config.timeout_seconds)
         try:
             broken = self._steps(found, pulse)
+            self._settle()
             if "test" in found and self._step == self._config.steps and not broken:
                 self._test_loss = self._held_out_loss(found["test"])
             return broken
@@ -134,9 +137,12 @@ class Training:
                 if bar is not None:
                     self._record(bar, result, samples, seconds, validation)
                 stop = self._stop.agreed()
+                if self._saving is not None and self._saving.ready():
+                    self._settle()
                 if stop or self._due(self._config.checkpoint_every_steps):
+                    self._settle()
                     self._save()
-                    pulse.moved(self._step)
+                pulse.moved(self._step)
                 if stop and self._step < self._config.steps:
                     return None
         return None
@@ -208,7 +214,14 @@ class Training:
             self._trackers.flush()
             sync_directory(self._job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
         path = checkpoints.path_of(self._job.checkpoints, self._step)
-        self._engine.save(path, {"step": self._step, "consumed": self._consumed})
+        self._saving = self._engine.save(path, {"step": self._step, "consumed": self._consumed})
+
+    def _settle(self) -> None:
+        """Let the checkpoint appear that is being written, where there is one."""
+        if self._saving is None:
+            return
+        self._saving.finish()
+        self._saving = None
         if self._first:
             self._prune()
 

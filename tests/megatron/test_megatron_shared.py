@@ -60,7 +60,7 @@ def main():
     steps = lambda n: [engine.train_step(lambda: iter([batch, batch]), 2, 4).loss for _ in range(n)]
     found["losses"] = steps(2)
     place = Path(tempfile.mkdtemp()) / "step-000002"
-    engine.save(place, {"step": 2})
+    engine.save(place, {"step": 2}).finish()
     found["files"] = sorted(p.name for p in place.parent.iterdir())
     on = steps(2)
     again = MegatronEngine.load(engine, place)

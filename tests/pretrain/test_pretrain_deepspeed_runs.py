@@ -29,13 +29,17 @@ def curve(stage: Path) -> list[float]:
 
 
 def start_and_kill(recipe: Path, rows: int) -> None:
-    """``easyllm run`` until so many steps are in the curve; then it and all its children are killed."""
+    """``easyllm run`` until so many steps and a checkpoint are there; then it and all its children are killed."""
     command = [sys.executable, "-m", "easyllm", "run", str(recipe), "--to", "pretrain", *ENGINE]
     process = subprocess.Popen(
         command, cwd=recipe.parent, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     partial, deadline = recipe.parent / "runs" / "tiny" / "pretrain.partial", time.monotonic() + 240
-    while len(curve(partial)) < rows and time.monotonic() < deadline and process.poll() is None:
+
+    def there() -> bool:
+        return len(curve(partial)) >= rows and checkpoints.newest(partial / "checkpoints") is not None
+
+    while not there() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     assert process.poll() is None
     children = psutil.Process(process.pid).children(recursive=True)

@@ -62,7 +62,8 @@ def test_the_job_file_is_good_wherever_a_node_has_mounted_the_folder(job_file: P
     moved = job_file.parents[1].rename(job_file.parents[2] / "elsewhere")
     try:
         job = RankJob.read(moved / "pretrain.partial" / "job.json")
-        assert Path(f"{job.tokens}.bin").is_file()
+        [source] = job.data.train
+        assert Path(f"{source.prefix}.bin").is_file()
         assert job.out == moved / "pretrain.partial"
     finally:
         moved.rename(job_file.parents[1])

@@ -50,7 +50,8 @@ Started = tuple["subprocess.Popen[str]", list[psutil.Process]]
 def start(
     corpus: Path, out: Path, name: str, rows: int, steps: int | None = None, timeout: float | None = None
 ) -> Started:
-    """Start one of RUNS in a session of its own; gives it and all its children once ``rows`` steps are done."""
+    """Start one of RUNS in a session of its own; gives it and all its children once ``rows`` steps are done, and the
+    first checkpoint is there if it was due by then: it is written while training goes on."""
     changes = RUNS[name] | ({"steps": steps} if steps else {}) | ({"timeout_seconds": timeout} if timeout else {})
     code = (
         "import json, sys; from pathlib import Path; from tiny_megatron import pretrain\n"
@@ -64,7 +65,12 @@ def start(
         text=True,
     )
     deadline = time.monotonic() + 120
-    while len(curve(out)) < rows and time.monotonic() < deadline and process.poll() is None:
+    due = rows > changes.get("checkpoint_every_steps", rows)
+
+    def there() -> bool:
+        return len(curve(out)) >= rows and (not due or checkpoints.newest(out / "checkpoints") is not None)
+
+    while not there() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     assert process.poll() is None
     return process, psutil.Process(process.pid).children(recursive=True)

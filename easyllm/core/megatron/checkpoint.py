@@ -1,4 +1,4 @@
-"""Megatron's distributed checkpoints, saved in seconds and never half.
+"""Megatron's distributed checkpoints, written beside the training and never half.
 
 A checkpoint is a directory that may be read with any number of ranks and any tensor parallel size.
 """
@@ -8,12 +8,15 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.strategies import torch as megatron_torch
 from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -29,62 +32,104 @@ FILES = "files.json"
 READ_BYTES = 1 << 24
 
 
-class InProcessSave(SaveShardedStrategy):  # type: ignore[misc]  # megatron.core is untyped
-    """Megatron's torch_dist format, written by torch's own writer inside each rank.
+class Writer:
+    """Writes checkpoints beside the training, one at a time. Every rank has one and calls it in the same order."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo")  # its own: the thread's talk must not mix with the training's
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+
+    def save(self, state: dict[str, Any], final: Path, architecture: Architecture, plain: dict[str, Any]) -> "Saving":
+        """Copy ``state`` (sharded, of all ranks) and begin to write it with ``plain`` values.
+
+        Training may go on at once. ``final`` appears whole, when ``Saving.finish`` returns, or not at all; a directory
+        that a kill left under the temporary name is overwritten.
+        """
+        partial = final.with_name(f".{final.name}.partial")
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        dist.barrier()
+        saved = {"architecture": architecture.as_record(), **plain}
+        strategy = ThreadSave(self._thread, self._group)
+        dist_checkpointing.save({**state, SAVED: saved}, str(partial), sharded_strategy=strategy)
+        # After the shards, whose writing ends on all ranks at the same time: every file is there then.
+        sums = self._thread.submit(_own_sums, partial, dist.get_rank(), dist.get_world_size())
+        return Saving(final, partial, [*strategy.begun, sums])
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._thread.shutdown()
+        dist.destroy_process_group(self._group)
+
+
+class Saving:
+    """A checkpoint on its way to the disk. Every rank calls its methods in the same order."""
+
+    def __init__(self, final: Path, partial: Path, work: "list[Future[Any]]") -> None:
+        self.final, self._partial, self._work = final, partial, work
+
+    def ready(self) -> bool:
+        """Whether ``finish`` would not wait, on any rank."""
+        written = torch.tensor(float(all(part.done() for part in self._work)))
+        if dist.get_backend() == "nccl":
+            written = written.cuda()
+        dist.all_reduce(written, dist.ReduceOp.MIN)
+        return bool(written)
+
+    def finish(self) -> None:
+        """Wait, and let the checkpoint appear under its name. What failed in the thread is raised here."""
+        mine = [part.result() for part in self._work][-1]
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, mine)
+        if dist.get_rank() == 0:
+            sums = {name: found for part in parts for name, found in part.items()}
+            write_whole(self._partial / FILES, json.dumps(sums, indent=1))
+            sync_tree(self._partial)
+            os.rename(self._partial, self.final)
+            sync_directory(self.final.parent)
+        dist.barrier()
+
+
+class ThreadSave(SaveShardedStrategy):  # type: ignore[misc]  # megatron.core is untyped
+    """Megatron's torch_dist format, written by torch's own writer in a thread of each rank.
 
     Megatron's strategy starts a manager process and forks one process a file for every save, which takes several
     seconds and hangs in an unguarded script; this writes the same files, read by the same loader.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, group: Any) -> None:
         super().__init__("torch_dist", 1)
+        self._thread, self._group = thread, group
+        self.begun: list[Future[Any]] = []
 
     def can_handle_sharded_objects(self) -> bool:
         return True
 
     def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
+        for shard in nested_values(sharded_state_dict):
+            if isinstance(shard, ShardedTensor):  # the optimizer's next step changes the original
+                shard.data = shard.data.detach().to("cpu", copy=True)
         renamed, _, _ = megatron_torch._replace_state_dict_keys_with_sharded_keys(sharded_state_dict, True)
-        save_sharded(
-            megatron_torch.mcore_to_pyt_state_dict(renamed, False),
-            storage_writer=FileSystemWriter(str(checkpoint_dir), thread_count=1),
-            planner=megatron_torch.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+        state = megatron_torch.mcore_to_pyt_state_dict(renamed, False)
+        writer = FileSystemWriter(str(checkpoint_dir), thread_count=1)
+        planner = megatron_torch.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+        self.begun.append(
+            self._thread.submit(save_sharded, state, storage_writer=writer, planner=planner, process_group=self._group)
         )
 
 
-def save_whole(state: dict[str, Any], final: Path, architecture: Architecture, plain: dict[str, Any]) -> None:
-    """Write ``state`` (sharded, of all ranks) and ``plain`` values to ``final``, which appears whole or not at all.
-
-    Every rank calls it. A directory that a kill left under the temporary name is overwritten.
-    """
-    partial = final.with_name(f".{final.name}.partial")
-    first = dist.get_rank() == 0
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    saved = {"architecture": architecture.as_record(), **plain}
-    dist_checkpointing.save({**state, SAVED: saved}, str(partial), sharded_strategy=InProcessSave())
-    sums = _sums_of_all_ranks(partial)
-    if first:
-        write_whole(partial / FILES, json.dumps(sums, indent=1))
-        sync_tree(partial)
-        os.rename(partial, final)
-        sync_directory(final.parent)
-    dist.barrier()
-
-
-def _sums_of_all_ranks(directory: Path) -> dict[str, list[int]]:
-    """[bytes, CRC-32] by file name, the files shared out over the ranks."""
+def _own_sums(directory: Path, rank: int, ranks: int) -> dict[str, list[int]]:
+    """[bytes, CRC-32] by file name, the files shared out over the ranks; they are on the disk then."""
     names = sorted(path.name for path in directory.iterdir())
-    mine = {name: _sum(directory / name) for name in names[dist.get_rank() :: dist.get_world_size()]}
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
-    return {name: found for part in parts for name, found in part.items()}
+    return {name: _sum(directory / name, sync=True) for name in names[rank::ranks]}
 
 
-def _sum(path: Path) -> list[int]:
+def _sum(path: Path, sync: bool = False) -> list[int]:
     crc = size = 0
     with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
         while piece := file.read(READ_BYTES):
             crc, size = zlib.crc32(piece, crc), size + len(piece)
     return [size, crc]

@@ -17,6 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from easyllm.core.megatron import weights
 from easyllm.core.megatron.architecture import Architecture
+from easyllm.core.megatron.attention import TorchAttention
 from easyllm.core.megatron.layout import Layout
 from easyllm.core.messages import say
 
@@ -122,6 +123,7 @@ def _layers(a: Architecture, config: TransformerConfig, device: torch.device, vi
     if choose_layers(device)[0] == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization=a.norm)
+    layer.submodules.self_attention.submodules.core_attention = TorchAttention
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = TorchNorm
     count = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=TorchNorm)
