@@ -8,7 +8,7 @@ from easyllm.core.errors import Problem, problem
 from easyllm.core.stage import Job
 from easyllm.pretrain.batch import BatchPlan, batch_plan
 from easyllm.pretrain.config import DeepSpeed, PretrainConfig
-from easyllm.pretrain.deepspeed_config import Json, conflicts, generated, read
+from easyllm.pretrain.deepspeed_config import Json, conflicts, generated, read, unread
 from easyllm.pretrain.precision import choose_dtype
 
 ONE_RANK_ONLY = ("pipeline", "virtual_pipeline", "context")
@@ -71,9 +71,13 @@ def _own_json(job: Job[PretrainConfig]) -> list[Problem]:
     if not own or _arithmetic(config) is None:
         return []
     dtype, _ = choose_dtype(config.precision, "cpu" if config.device == "cpu" else None)
+    made = generated(config, dtype)
     return [
-        _wrong("PRETRAIN-074", key, name=name, theirs=json.dumps(theirs), ours=json.dumps(ours))
-        for name, theirs, ours in conflicts(own, generated(config, dtype))
+        *(
+            _wrong("PRETRAIN-074", key, name=name, theirs=json.dumps(theirs), ours=json.dumps(ours))
+            for name, theirs, ours in conflicts(own, made)
+        ),
+        *(_wrong("PRETRAIN-081", key, name=name) for name in unread(own, made)),
     ]
 
 

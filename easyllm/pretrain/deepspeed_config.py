@@ -19,6 +19,19 @@ OF_THE_RECIPE = (
 )  # fmt: skip
 """Keys that would train something else than the recipe says, or with another optimizer: refused in a user's file."""
 
+FREE = frozenset({
+    "communication_data_type", "seq_parallel_communication_data_type", "sparse_gradients", "wall_clock_breakdown",
+    "memory_breakdown", "steps_per_print", "dump_state", "comms_logger", "flops_profiler",
+})  # fmt: skip
+"""Keys of a user's file that change neither what is trained nor what a checkpoint means."""
+FREE_OF_ZERO = frozenset({
+    "reduce_scatter", "reduce_bucket_size", "allgather_partitions", "allgather_bucket_size", "overlap_comm",
+    "contiguous_gradients", "round_robin_gradients", "sub_group_size", "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold", "stage3_model_persistence_threshold", "stage3_max_live_parameters",
+    "stage3_max_reuse_distance", "ignore_unused_parameters",
+})  # fmt: skip
+"""The same below zero_optimization."""
+
 Json = dict[str, Any]
 
 
@@ -98,6 +111,16 @@ def conflicts(own: Json, ours: Json, prefix: str = "") -> list[tuple[str, Any, A
         elif name in OF_THE_RECIPE and key not in ours:
             found.append((name, value, None))
     return found
+
+
+def unread(own: Json, ours: Json) -> list[str]:
+    """Keys of a user's file that nobody may pass on: misspelt ones, which DeepSpeed reads over in silence, and those
+    that would train or save something else than is proven here."""
+    top = [key for key in own if key not in FREE and key not in ours and key not in OF_THE_RECIPE]
+    zero = own.get("zero_optimization")
+    below = [f"zero_optimization.{key}" for key in zero if key not in FREE_OF_ZERO] if isinstance(zero, dict) else []
+    known = {f"zero_optimization.{key}" for key in ours["zero_optimization"]} | set(OF_THE_RECIPE)
+    return [*top, *(key for key in below if key not in known)]
 
 
 def merged(ours: Json, own: Json) -> Json:

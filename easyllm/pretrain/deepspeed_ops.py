@@ -15,16 +15,20 @@ import subprocess
 import sys
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from easyllm.core.artifact import sync_directory
 from easyllm.core.errors import failed, refuse
 from easyllm.core.messages import say
 from easyllm.core.models import quiet_deepspeed
-from easyllm.core.progress import note
+from easyllm.core.progress import note, progress
 
 OP = "cpu_adam"
+COMPILES_SECONDS = 105
+"""CPU seconds that it took on the machine where it was measured: two files of C++, one after the other."""
 ACCELERATOR = "DS_ACCELERATOR"
 """The environment's name for what DeepSpeed takes the machine for; left alone it warns, or takes a GPU it may not."""
 
@@ -63,8 +67,11 @@ def imported(device: str, library: Path | None) -> Any:
     _quietly(device)
     import deepspeed
     import deepspeed.comm.torch
+    import deepspeed.runtime.bf16_optimizer
     from deepspeed.ops.op_builder.builder import OpBuilder
 
+    # It prints how much memory there is, on every rank, as bf16 with ZeRO 1 begins (see_memory_usage, force=True).
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
     OpBuilder.jit_load = _never
     if library is not None:
         OpBuilder._loaded_ops[OP] = _module(library)
@@ -120,12 +127,32 @@ def _run(arguments: list[str], device: str) -> dict[str, Any]:
     """This module as a program of its own: DeepSpeed takes a machine for one kind once a process."""
     command = [sys.executable, "-W", "ignore", "-m", "easyllm.pretrain.deepspeed_ops", *arguments]
     environment = os.environ | ({ACCELERATOR: "cpu"} if device == "cpu" else {})
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise failed("PRETRAIN-079", stage="pretrain", op=OP, code=done.returncode, log=last)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT
+        )
+        try:
+            code = _with_bar(process) if arguments[0] == "build" else process.wait()
+        finally:
+            process.kill()
+        words.seek(0)
+        lines = words.read().splitlines()
+    if code:
+        raise failed("PRETRAIN-079", stage="pretrain", op=OP, code=code, log="\n".join(lines[-20:]))
+    found: dict[str, Any] = json.loads(lines[-1])
     return found
+
+
+def _with_bar(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit code; the compiler says nothing on its way, so the bar shows the time beside what it took here."""
+    with progress("compiling", COMPILES_SECONDS, "seconds") as bar:
+        for second in count(1):
+            try:
+                return process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                if second < COMPILES_SECONDS:
+                    bar.advance(1)
+    raise AssertionError("unreachable")
 
 
 def _main(verb: str, place: str | None = None) -> None:

@@ -50,6 +50,7 @@ class WholeState:
     def of(self, optimizer: Any) -> "WholeState":
         """With what ``deepspeed.initialize`` gave as its optimizer."""
         self._optimizer = optimizer
+        self._prime(0)  # or a run whose steps have all overflowed so far could not be saved
         return self
 
     def collect(self) -> dict[str, Any]:

@@ -98,6 +98,15 @@ def test_all_conflicts_of_a_users_json_are_named_together(tmp_path: Path) -> Non
     ]
 
 
+def test_a_key_that_deepspeed_would_read_over_in_silence_is_refused(tmp_path: Path) -> None:
+    theirs = {"zero_optimisation": {}, "zero_optimization": {"offload_param": {"device": "cpu"}, "overlap_comm": True}}
+    found = check(job(tmp_path, json.dumps(theirs)))
+    assert [(problem.code, problem.params["name"]) for problem in found] == [
+        ("PRETRAIN-081", "zero_optimisation"),
+        ("PRETRAIN-081", "zero_optimization.offload_param"),
+    ]
+
+
 GOLDEN: dict[str, Any] = {
     "train_batch_size": 8,
     "train_micro_batch_size_per_gpu": 2,
