@@ -36,7 +36,8 @@ class Slurm(Section):
     account: str | None = None
     """Account to charge. Unset: the user's default."""
     time: str | None = None
-    """Longest run, as sbatch takes it: minutes, hours:minutes:seconds or days-hours. Unset: the partition's."""
+    """Longest run, as sbatch takes it: minutes, hours:minutes:seconds or days-hours, in quotes: YAML reads 4:00:00 as a
+    number. Unset: the partition's."""
     constraint: str | None = None
     """Features that the nodes must have."""
     options: tuple[Annotated[str, Field(pattern=r"^--?\S.*$")], ...] = ()

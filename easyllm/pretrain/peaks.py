@@ -8,18 +8,12 @@ DENSE_16_BIT_TFLOPS = (
     ("H100 NVL", 835.0),
     ("H100", 989.0),
     ("H800", 989.0),
-    ("H20", 148.0),
     ("A100", 312.0),
     ("A800", 312.0),
     ("A30", 165.0),
-    ("A10", 125.0),
-    ("L40S", 362.0),
-    ("L4", 121.0),
-    ("V100", 125.0),
-    ("T4", 65.0),
 )
-"""(words of the GPU's name, 10^12 operations a second of its 16 bit tensor cores without sparsity), from NVIDIA's data
-sheets; the first whose words all stand in the name counts. Sheets that give the figure with sparsity are halved."""
+"""(words of the GPU's name, 10^12 operations a second of its 16 bit tensor cores without sparsity), by NVIDIA's data
+sheets as others cite them; the first whose words all stand in the name counts. For any other, a user states the peak."""
 
 
 def choose_peak(asked: float | None, device: str, gpu: str, dtype: str) -> tuple[float | None, str]:
