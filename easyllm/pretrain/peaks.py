@@ -13,7 +13,7 @@ DENSE_16_BIT_TFLOPS = (
     ("A30", 165.0),
 )
 """(words of the GPU's name, 10^12 operations a second of its 16 bit tensor cores without sparsity), by NVIDIA's data
-sheets as others cite them; the first whose words all stand in the name counts. For any other, a user states the peak."""
+sheets as others cite them; the first whose words all stand in the name counts. For any other a user states it."""
 
 
 def choose_peak(asked: float | None, device: str, gpu: str, dtype: str) -> tuple[float | None, str]:
