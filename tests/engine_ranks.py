@@ -6,6 +6,7 @@
 
 import json
 import sys
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -69,8 +70,11 @@ def _train(
         rates.append(result.learning_rate)
         consumed += samples
     if "save" in scenario:
+        held = threading.Event()
+        engine._writer._thread.submit(held.wait)  # type: ignore[attr-defined]  # nothing is written before the next step
         saving = engine.save(folder / scenario["save"], {"step": len(losses), "consumed": consumed})
-        engine.train_step(*_batches(config, consumed, samples), samples)  # while it is written: it must not see this
+        engine.train_step(*_batches(config, consumed, samples), samples)
+        held.set()
         saving.finish()
     found = {"losses": losses, "norms": norms, "rates": rates, "consumed": consumed}
     if scenario.get("measure"):

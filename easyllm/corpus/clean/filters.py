@@ -12,7 +12,7 @@ from easyllm.corpus.clean import config
 from easyllm.corpus.clean.words import Words
 
 
-class LengthFilter(BaseFilter):  # type: ignore[misc]
+class LengthFilter(BaseFilter):  # type: ignore[misc]  # datatrove is untyped
     """Drops a document with too few or too many characters or words."""
 
     name = "📏 Length"
@@ -36,7 +36,7 @@ class LengthFilter(BaseFilter):  # type: ignore[misc]
         return True
 
 
-class LanguageFilter(BaseFilter):  # type: ignore[misc]
+class LanguageFilter(BaseFilter):  # type: ignore[misc]  # datatrove is untyped
     """Drops a document in none of the languages that are kept, and notes the language of the others.
 
     datatrove's own filter of this name cannot be made without fasttext, and its models come from the internet.
@@ -57,7 +57,7 @@ class LanguageFilter(BaseFilter):  # type: ignore[misc]
         return False, "unsure" if likeliest in self.wanted.keep else likeliest
 
 
-class Py3LangId(LID):  # type: ignore[misc]
+class Py3LangId(LID):  # type: ignore[misc]  # datatrove is untyped
     """py3langid as a language identifier of datatrove."""
 
     def predict(self, doc: Document) -> tuple[tuple[str, float], dict[str, float]]:

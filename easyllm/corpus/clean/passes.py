@@ -120,7 +120,7 @@ def _near(home: Path, asked: NearDuplicates, read: list[PipelineStep], count: in
     yield Pass("near-clusters", [MinhashDedupCluster(pairs, str(home / "remove"), config=measure)], 1)
 
 
-class Documents(PipelineStep):  # type: ignore[misc]
+class Documents(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
     """Reads the documents of a task, whatever they are kept in, as the corpus stage does; empty ones are left out."""
 
     type = "📖 - READER"
@@ -144,7 +144,7 @@ class Documents(PipelineStep):  # type: ignore[misc]
         note_read(cleaning.directory, rank, read, empty)
 
 
-class Filtered(PipelineStep):  # type: ignore[misc]
+class Filtered(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
     """Reads what an earlier pass wrote, each task its own file; datatrove's reader would deal the files out anew."""
 
     type = "📖 - READER"

@@ -28,7 +28,7 @@ class Errand:
     rank: int
 
 
-class Here(PipelineExecutor):  # type: ignore[misc]
+class Here(PipelineExecutor):  # type: ignore[misc]  # datatrove is untyped
     """datatrove's executor for one task after the other in this process. What it has to say goes to its logs only."""
 
     def __init__(self, step: Pass, logs: Path) -> None:
