@@ -160,7 +160,7 @@ def load_whole(directory: Path, architecture: Architecture, state: dict[str, Any
     Tensors come in the dtype that is asked for.
     """
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory))
-    saved = dict(loaded[SAVED]["architecture"])
+    saved = Architecture.from_record(loaded[SAVED]["architecture"]).as_record()  # with what older ones leave open
     asked = architecture.as_record()
     differing = [key for key in asked if key not in ("tensor_parallel", "dtype") and saved.get(key) != asked[key]]
     if differing:

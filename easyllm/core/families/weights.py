@@ -1,0 +1,75 @@
+"""A model's tensors by name, read one at a time, wherever they lie."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Weights(Protocol):
+    """Nothing is kept in memory but what ``read`` gives."""
+
+    def names(self) -> list[str]:
+        """Every tensor, in the order in which reading them is cheapest."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """KeyError where there is no such tensor."""
+
+    def dtype(self, name: str) -> "torch.dtype":
+        """As stored."""
+
+    def read(self, name: str) -> "torch.Tensor":
+        """The whole tensor, as stored. The caller may change it."""
+
+
+class HfFiles:
+    """The safetensors of a Hugging Face directory. FileNotFoundError where there are none."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        index = directory / INDEX
+        if index.is_file():
+            self._file_of: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        else:
+            if not (directory / SINGLE).is_file():
+                raise FileNotFoundError(directory / SINGLE)
+            self._file_of = dict.fromkeys(_headers(directory / SINGLE), SINGLE)
+
+    @cached_property
+    def _header(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for file in sorted(set(self._file_of.values())):
+            found |= _headers(self._directory / file)
+        return found
+
+    def names(self) -> list[str]:
+        return sorted(self._file_of, key=lambda name: (self._file_of[name], self._header[name]["data_offsets"]))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._header[name]["shape"])
+
+    def dtype(self, name: str) -> "torch.dtype":
+        from safetensors.torch import _TYPES
+
+        return _TYPES[self._header[name]["dtype"]]
+
+    def read(self, name: str) -> "torch.Tensor":
+        from safetensors import safe_open
+
+        with safe_open(self._directory / self._file_of[name], "pt") as file:
+            return file.get_tensor(name).clone()  # a copy: the file's pages need not stay in memory
+
+
+def _headers(path: Path) -> dict[str, dict[str, Any]]:
+    """dtype, shape and data_offsets by tensor name: a safetensors file begins with them."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header: dict[str, dict[str, Any]] = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return header
