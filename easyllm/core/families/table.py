@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+REQUIRED = object()
+"""The default of a key that every config.json has."""
 MEGATRON_LAYER = "decoder.layers.{n}."
 
 
@@ -25,9 +27,10 @@ class Rule:
 class Key:
     """A key of config.json that holds one field of the architecture."""
 
-    name: str
-    default: Any = None
-    """Where the file leaves the key out: a value, or ``=field`` for another field's."""
+    name: str | None
+    """None: config.json has no key for it."""
+    default: Any = REQUIRED
+    """Where the file leaves the key out: a value, or a function of the fields known by then."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ class Family:
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Keys of config.json whose other values Megatron-Core's model cannot express, and the values that it can.
     The first one is what a file without the key means."""
+    dropouts: tuple[str, ...] = ()
+    """Keys of config.json that a model's dropout is written to; what a file says there is not read."""
     rope: bool = False
     """Whether config.json has rope_parameters (or, before transformers 5, rope_theta and rope_scaling)."""
+    rope_share: float = 1.0
+    """Share of a head's width that turns, where config.json does not say it."""
     base_prefix: str = ""
     """Prefix that files of the bare model leave out (``transformer.``)."""
     ignored: tuple[str, ...] = ()

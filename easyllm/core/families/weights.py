@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+"""safetensors' names of the types that weights have, and torch's."""
 
 
 class Weights(Protocol):
@@ -55,15 +57,17 @@ class HfFiles:
         return tuple(self._header[name]["shape"])
 
     def dtype(self, name: str) -> "torch.dtype":
-        from safetensors.torch import _TYPES
+        import torch
 
-        return _TYPES[self._header[name]["dtype"]]
+        found: torch.dtype = getattr(torch, DTYPES[self._header[name]["dtype"]])
+        return found
 
     def read(self, name: str) -> "torch.Tensor":
         from safetensors import safe_open
 
         with safe_open(self._directory / self._file_of[name], "pt") as file:
-            return file.get_tensor(name).clone()  # a copy: the file's pages need not stay in memory
+            tensor: torch.Tensor = file.get_tensor(name)
+            return tensor.clone()  # a copy: the file's pages need not stay in memory
 
 
 def _headers(path: Path) -> dict[str, dict[str, Any]]:
