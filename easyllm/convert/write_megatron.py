@@ -99,7 +99,7 @@ class _OneByOne(SavePlanner):
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         if write_item.type is WriteItemType.BYTE_IO:
             nothing = io.BytesIO()
-            torch.save(None, nothing)
+            torch.save([None], nothing)
             return nothing
         name, layer = self._names[write_item.index]
         tensor = self._weights.read(name)
