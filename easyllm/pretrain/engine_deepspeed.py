@@ -33,7 +33,7 @@ class DeepSpeedEngine:
     def __init__(
         self, architecture: Architecture, config: PretrainConfig, device: torch.device, seed: int, extras: Extras
     ) -> None:
-        self.layers = choose_layers(device)
+        self.layers = choose_layers(device, architecture)
         self._architecture, self._config, self._seed = architecture, config, seed
         deepspeed = deepspeed_ops.imported(device.type, extras.library)
         from easyllm.pretrain.deepspeed_state import WholeState

@@ -45,7 +45,7 @@ class MegatronEngine:
     """A model in training on this rank."""
 
     def __init__(self, architecture: Architecture, config: PretrainConfig, device: torch.device, seed: int) -> None:
-        self.layers = choose_layers(device)
+        self.layers = choose_layers(device, architecture)
         self._architecture, self._config, self._seed = architecture, config, seed
         self._layout = layout_of(config)
         # One chunk a virtual pipeline stage; without them there is one.

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,10 +134,12 @@ def reasons(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for needed in (True, False):
         monkeypatch.setattr(session.cpu, "needed", lambda needed=needed: needed)
         yield session.choose_device("auto")[2]
-    yield model.choose_layers(cpu)[1]
+    rope, alibi = (SimpleNamespace(positions=p, parallel_residual=False, family="bloom") for p in ("rope", "alibi"))
+    yield model.choose_layers(cpu, rope)[1]
+    yield model.choose_layers(cuda, alibi)[1]
     for found in (object(), None):
         monkeypatch.setattr(model.importlib.util, "find_spec", lambda name, found=found: found)
-        yield model.choose_layers(cuda)[1]
+        yield model.choose_layers(cuda, rope)[1]
     monkeypatch.undo()
     monkeypatch.setenv("EASYLLM_LANG", "zh")
     yield from (token_dtype(size)[1] for size in (300, 70_000))

@@ -12,16 +12,20 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from easyllm.core.families.weights import Weights
 from easyllm.core.megatron import weights
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.attention import TorchAttention
+from easyllm.core.megatron.layers import ParallelResidualLayer, TorchNorm
 from easyllm.core.megatron.layout import Layout
+from easyllm.core.megatron.outside import finish_embedding, hide_padding, scale_rope
 from easyllm.core.messages import say
 
-ACTIVATIONS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
 RECOMPUTE: dict[str, dict[str, Any]] = {
@@ -48,7 +52,10 @@ def transformer_config(
         gated_linear_unit=a.gated,
         activation_func=ACTIVATIONS[a.activation],
         add_bias_linear=a.biases,
-        add_qkv_bias=False,
+        add_qkv_bias=a.qkv_bias,
+        qk_layernorm=a.qk_norm,
+        layernorm_zero_centered_gamma=a.centered_norm,
+        window_size=(a.window - 1, 0) if a.window else None,
         init_method=weights.not_yet,
         output_layer_init_method=weights.not_yet,
         hidden_dropout=a.dropout,
@@ -76,31 +83,43 @@ def transformer_config(
     )
 
 
-def choose_layers(device: torch.device) -> tuple[str, str]:
+def choose_layers(device: torch.device, a: Architecture) -> tuple[str, str]:
     """``transformer_engine`` or ``local`` (Megatron's own torch layers), and why."""
     if device.type == "cpu":
         return "local", say("why_local_layers")
+    if a.positions == "alibi" or a.parallel_residual:
+        return "local", say("why_family_layers", family=a.family)
     if importlib.util.find_spec("transformer_engine"):
         return "transformer_engine", say("why_engine_layers")
     return "local", say("why_no_engine_layers")
 
 
 def build_model(
-    a: Architecture, device: torch.device, layout: Layout | None = None, seed: int = 0, recompute: str = "none"
+    a: Architecture,
+    device: torch.device,
+    layout: Layout | None = None,
+    seed: int = 0,
+    recompute: str = "none",
+    source: Weights | None = None,
 ) -> list[GPTModel]:
     """This rank's part of the model with its first weights, on ``device``: one chunk a virtual pipeline stage.
 
+    The weights are drawn from ``seed``, or read from ``source`` (whole, under Megatron's names) tensor by tensor.
     Megatron must be initialised for ``layout``.
     """
     layout = layout or Layout()
     config = transformer_config(a, device, layout, recompute)
     virtual = range(layout.virtual_pipeline) if layout.virtual_pipeline > 1 else [None]
-    return [_chunk(a, config, device, stage, seed) for stage in virtual]
+    chunks = [_chunk(a, config, device, stage) for stage in virtual]
+    for chunk in chunks:
+        if source is None:
+            weights.draw(chunk, a, seed)
+        else:
+            weights.fill(chunk, a, source)
+    return [chunk.to(device) if device.type == "cuda" else chunk for chunk in chunks]
 
 
-def _chunk(
-    a: Architecture, config: TransformerConfig, device: torch.device, virtual_stage: int | None, seed: int
-) -> GPTModel:
+def _chunk(a: Architecture, config: TransformerConfig, device: torch.device, virtual_stage: int | None) -> GPTModel:
     where = {"ignore_virtual": False, "vp_stage": virtual_stage}
     model = GPTModel(
         config,
@@ -109,39 +128,31 @@ def _chunk(
         max_sequence_length=a.max_positions,
         pre_process=parallel_state.is_pipeline_first_stage(**where),
         post_process=parallel_state.is_pipeline_last_stage(**where),
-        position_embedding_type=a.positions,
+        position_embedding_type="none" if a.positions == "alibi" else a.positions,  # ALiBi is the attention's
         rotary_base=a.rope_theta or 10000,
+        rotary_percent=a.rope_share,
         share_embeddings_and_output_weights=a.tie_embeddings,
         vp_stage=virtual_stage,
     )
-    weights.draw(model, a, seed)
-    return model.to(device) if device.type == "cuda" else model
+    finish_embedding(model, a)
+    scale_rope(model, a)
+    hide_padding(model, a)
+    return model
 
 
 def _layers(a: Architecture, config: TransformerConfig, device: torch.device, virtual_stage: int | None) -> Any:
     """What the layers of one chunk are made of."""
-    if choose_layers(device)[0] == "transformer_engine":
-        return get_gpt_layer_with_transformer_engine_spec()
-    layer = get_gpt_layer_local_spec(normalization=a.norm)
-    layer.submodules.self_attention.submodules.core_attention = TorchAttention
+    if choose_layers(device, a)[0] == "transformer_engine":
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=a.qk_norm)
+    layer = get_gpt_layer_local_spec(normalization=a.norm, qk_layernorm=a.qk_norm)
+    if a.parallel_residual:
+        layer.module = ParallelResidualLayer
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = ModuleSpec(
+        TorchAttention, params={"alibi_heads": a.heads if a.positions == "alibi" else 0, "window": a.window}
+    )
+    if a.qk_norm:
+        attention.q_layernorm = attention.k_layernorm = TorchNorm
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = TorchNorm
     count = get_num_layers_to_build(config, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=TorchNorm)
-
-
-class TorchNorm:
-    """torch's norm for the local layers, named so that Megatron does not choose.
-
-    Left to itself it takes apex's as soon as apex can be imported (LayerNormImpl in transformer_block.py, LNImpl in
-    models/backends.py), which knows neither RMSNorm nor the CPU; and its wrapper of torch's refuses sequence
-    parallelism.
-    There each tensor parallel rank norms its part of the tokens, so the weights' gradients are summed over those
-    ranks; Megatron does that for every weight that carries the mark.
-    """
-
-    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float, **_: Any) -> Any:
-        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
-        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
-        for weight in norm.parameters():
-            weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        return norm

@@ -11,11 +11,20 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
+from easyllm.core.errors import StageFailed
+from easyllm.core.families.weights import Weights
 from easyllm.core.megatron.architecture import Architecture
 
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 INTO_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight")
 """Matrices whose output is added to the residual stream: drawn smaller, the more layers add to it."""
+VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
+"""Matrices with a row for every id, and padded rows behind them."""
+FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+"""Transformer Engine holds a norm with the layer behind it, under another name than the local layers."""
 
 
 def not_yet(weight: torch.Tensor) -> torch.Tensor:
@@ -33,12 +42,31 @@ def draw(chunk: Any, a: Architecture, seed: int) -> None:
             continue
         name = whole_name(chunk, local_name, a.tie_embeddings)
         std = a.init_std / (2 * a.layers) ** 0.5 if name.endswith(INTO_RESIDUAL) else a.init_std
+        whole = _whole(weight, name, std, seed)
+        if name in VOCABULARY:
+            whole[a.tokenizer_size :] = 0
         with torch.no_grad():
-            weight.copy_(_part(_whole(weight, name, std, seed), weight))
+            weight.copy_(_part(whole, weight))
+
+
+def fill(chunk: Any, a: Architecture, source: Weights) -> None:
+    """Read every weight of this rank's ``chunk`` from ``source``, one whole tensor at a time.
+
+    StageFailed where one has another shape.
+    """
+    for local_name, weight in chunk.named_parameters():
+        name = whole_name(chunk, local_name, a.tie_embeddings)
+        part = _part(source.read(name), weight)
+        if part.shape != weight.shape:
+            raise StageFailed(f"{name} has shape {list(source.shape(name))}, the architecture wants another")
+        with torch.no_grad():
+            weight.copy_(part)
 
 
 def whole_name(chunk: Any, name: str, tied: bool) -> str:
     """The name in the whole model: layers counted from its start; a last stage's copy of the embedding is that."""
+    for fused, apart in FUSED_NORMS.items():
+        name = name.replace(fused, apart)
     found = LAYER.match(name)
     if found:
         number = chunk.decoder.layers[int(found[1])].layer_number - 1
