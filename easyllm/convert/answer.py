@@ -77,7 +77,9 @@ def answer(question: Question, weights: "Weights") -> None:
             save_file(logits, logits_file(out, dtype))
         else:
             modules = {module_of(name): module_of(name) for name in weights.names()}
-            with traced(model, modules, slice(*question.trace)) as found:
+            # Hooks on the embedding are what follows it: Bloom's norm, which has a name of its own on both sides, and
+            # Gemma's factor, which transformers' embedding applies itself.
+            with traced(model, modules, slice(*question.trace), before_hooks=not a.embedding_scale) as found:
                 _run(model, a, weights, ids)
             save_trace(found, trace_file(out))
 

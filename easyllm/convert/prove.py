@@ -24,7 +24,7 @@ from easyllm.core.progress import note
 
 NAMES = (NAME, stock.NAME)
 EXACT = "float32"
-ROUNDINGS = 4
+ROUNDINGS = 8
 """Where numbers are rounded to 16 bits the two sides round at other places, and each leaves its own fp32 logits: so
 they may be apart by this many times what rounding moves Megatron's."""
 JOB_FILE = "question.json"
@@ -69,32 +69,40 @@ def ask(question: Question) -> None:
 
 def judge(question: Question, hf: Stock) -> Proof:
     """Megatron's answer against ``hf``'s."""
-    proof = Proof(_exact(question, hf), None)
-    note(say("parity_holds", stage="convert", **proof.exact.as_record()))
-    for dtype in question.dtypes:
-        if dtype != EXACT:
-            proof = replace(proof, stored=_stored(question, hf, dtype))
-            note(say("parity_holds", stage="convert", **asdict(proof.stored)))
-    return proof
+    exact, worst = compared(question, hf)
+    if not exact.holds:
+        asked = on_the_way_to(worst, question)
+        ask(asked)
+        raise parted(asked, hf, exact)
+    note(say("parity_holds", stage="convert", **exact.as_record()))
+    rounded = [_stored(question, hf, dtype) for dtype in question.dtypes if dtype != EXACT]
+    for parity in rounded:
+        note(say("parity_holds", stage="convert", **parity.as_record()))
+    return Proof(exact, rounded[0] if rounded else None)
 
 
-def _exact(question: Question, hf: Stock) -> Parity:
+def compared(question: Question, hf: Stock) -> tuple[Parity, list[int]]:
+    """The report in fp32, and the ids up to the position where the two are furthest apart."""
     file = logits_file(Path(question.out), EXACT)
     theirs = hf.logits(question.prompts, EXACT)
     parity = compare(read(file), theirs.values(), NAMES, TOLERANCE, relative=True, top1_required=False)
-    if parity.holds:
-        return parity
     apart = [(a - b).abs().amax(-1) for a, b in zip(read(file), theirs.values(), strict=True)]
     prompt = max(range(len(apart)), key=lambda i: float(apart[i].max()))
-    raise _named(question, hf, parity, question.prompts[prompt][: int(apart[prompt].argmax()) + 1])
+    return parity, question.prompts[prompt][: int(apart[prompt].argmax()) + 1]
 
 
-def _named(question: Question, hf: Stock, parity: Parity, ids: list[int]) -> StageFailed:
-    """What fails, with the first place where the two sides part on the way to the last of ``ids``."""
-    a, last = Architecture.from_record(question.architecture), (max(len(ids) - 2, 0), len(ids))
-    ask(replace(question, prompts=[ids], dtypes=[EXACT], trace=last))
+def on_the_way_to(ids: list[int], question: Question) -> Question:
+    """Asks for what each module makes of the last two of ``ids``: of two, because a wrong bias moves both alike."""
+    last = (max(len(ids) - 2, 0), len(ids))
+    return replace(question, prompts=[ids], dtypes=[EXACT], trace=last)
+
+
+def parted(question: Question, hf: Stock, parity: Parity) -> StageFailed:
+    """What fails, with the first place where the two sides part on the way that ``question`` asked for."""
+    assert question.trace
+    a, [ids] = Architecture.from_record(question.architecture), question.prompts
     modules = {module_of(name) for rule in rules(a) for name in rule.hf}
-    theirs = hf.trace(ids, modules, slice(*last), EXACT)
+    theirs = hf.trace(ids, modules, slice(*question.trace), EXACT)
     found = first_parting(load_trace(trace_file(Path(question.out))), theirs, a, TOLERANCE)
     if found is None:
         return failed("PARITY-001", **asdict(parity))

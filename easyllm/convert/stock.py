@@ -46,8 +46,9 @@ class Stock:
     def trace(self, ids: list[int], modules: set[str], positions: slice, dtype: str) -> Trace:
         """What goes into and out of ``modules``, named as in the files, at ``positions`` of one prompt."""
         model = self._empty(dtype)
-        called = {_module(name): _module(stored) for name, stored in _stored(model, self.weights).items()}
-        with traced(model, {name: stored for name, stored in called.items() if stored in modules}, positions) as found:
+        stored = _stored(model, self.weights)
+        own = {_module(name): _module(stored[name]) for name in stored if name not in model.all_tied_weights_keys}
+        with traced(model, {name: called for name, called in own.items() if called in modules}, positions) as found:
             _run(model, self.weights, rows([ids]))
         return found
 

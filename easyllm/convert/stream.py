@@ -32,7 +32,7 @@ class _Read(Mapping[str, torch.Tensor]):
 
 
 def built_empty(build: Callable[[], Any]) -> Any:
-    """What ``build`` makes, for a forward pass, with parameters on the meta device and its buffers where they belong."""
+    """What ``build`` makes, for a forward pass, parameters on the meta device, buffers where they belong."""
     with init_empty_weights(include_buffers=False):
         model = build()
     return model.eval().requires_grad_(False)

@@ -32,8 +32,11 @@ class Parting:
 
 
 @contextmanager
-def traced(model: Any, names: Mapping[str, str], positions: slice) -> Iterator[Trace]:
-    """Fills as the model runs on one prompt. ``names`` are the model's modules and what the trace calls them."""
+def traced(model: Any, names: Mapping[str, str], positions: slice, before_hooks: bool = False) -> Iterator[Trace]:
+    """Fills as the model runs on one prompt. ``names`` are the model's modules and what the trace calls them.
+
+    ``before_hooks``: what a module gives is kept as it was before the model's own hooks changed it.
+    """
     found: Trace = {}
 
     def hook(name: str) -> Any:
@@ -48,7 +51,7 @@ def traced(model: Any, names: Mapping[str, str], positions: slice) -> Iterator[T
         return keep
 
     handles = [
-        model.get_submodule(name).register_forward_hook(hook(called), with_kwargs=True)
+        model.get_submodule(name).register_forward_hook(hook(called), with_kwargs=True, prepend=before_hooks)
         for name, called in names.items()
     ]
     try:
