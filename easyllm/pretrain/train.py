@@ -230,7 +230,7 @@ class Training:
 
 
 def _newest_whole(directory: Path) -> Path | None:
-    from easyllm.core.megatron.checkpoint import damage
+    from easyllm.core.megatron.files import damage
 
     for step, path in reversed(checkpoints.whole(directory)):
         damaged = damage(path)
