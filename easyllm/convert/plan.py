@@ -11,6 +11,7 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 
 READER = "easyllm.convert.read_megatron"
+ANSWER = "easyllm.convert.answer"
 JOB_FILE = ".read.json"
 FLOAT_BYTES = 4
 TOLERANCE = 3e-5
