@@ -136,13 +136,12 @@ def _proof(job: Job[ConvertConfig], megatron: Path, a: Any, hf: Path, tokenizer:
 
 def _plain(a: Any) -> dict[str, Any]:
     """What stands beside the tensors: our record, and the arguments by which Megatron-LM knows the model."""
-    from argparse import Namespace
-
     from easyllm.convert.megatron_args import arguments_of
     from easyllm.core.megatron.files import SAVED
 
     ours = {"architecture": a.as_record(), "step": 0, "consumed": 0}
-    return {SAVED: ours, "args": Namespace(**arguments_of(a)), "checkpoint_version": 3.0, "iteration": 0}
+    said = arguments_of(a)
+    return {SAVED: ours, "checkpoint_version": 3.0, "iteration": 0, **({"args": said} if said else {})}
 
 
 def _metrics(a: Any, parity: dict[str, Any]) -> dict[str, Any]:
