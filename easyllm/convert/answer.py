@@ -112,9 +112,9 @@ def _run(model: Any, a: Architecture, weights: "Weights", ids: "torch.Tensor") -
 
 
 def _opened(checkpoint: Path) -> "Weights":
-    from easyllm.core.families.weights import HfFiles
+    from easyllm.convert.foreign import open_checkpoint
 
-    return HfFiles(checkpoint)
+    return open_checkpoint(checkpoint).weights
 
 
 if __name__ == "__main__":
