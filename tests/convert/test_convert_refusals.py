@@ -1,4 +1,4 @@
-"""Foreign checkpoints that must not be believed: nothing in them runs, and each that does not fit is refused by name."""
+"""Foreign checkpoints that must not be believed: nothing in them runs, and what does not fit is refused by name."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ from easyllm.convert.foreign import open_checkpoint
 from easyllm.convert.megatron_args import architecture_of_arguments, arguments_of
 from easyllm.convert.safe_pickle import Inert, read_pickle
 from easyllm.convert.shapes import shapes
-from easyllm.convert.torch_file import Unreadable, open_torch_file
+from easyllm.convert.torch_file import open_torch_file
 from easyllm.core.errors import UserError
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.files import SAVED
@@ -202,7 +202,9 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], Path]]] = {
         "CONVERT-026", "decoder.layers.2.input_layernorm.weight is missing",
         lambda p: save(p, tensors(), args=arguments(num_layers=3)),
     ),
-    "unknown tensor": ("CONVERT-026", "surprise is not known", lambda p: save(p, tensors() | {"surprise": torch.ones(1)})),
+    "unknown tensor": (
+        "CONVERT-026", "surprise is not known", lambda p: save(p, tensors() | {"surprise": torch.ones(1)}),
+    ),
 }  # fmt: skip
 
 
