@@ -20,6 +20,7 @@ from easyllm.convert.torch_file import open_torch_file
 from easyllm.core.errors import UserError
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.files import SAVED
+from tiny_megatron import run_python
 
 LLAMA = Architecture(
     family="llama", layers=2, hidden=16, heads=4, kv_heads=2, head_dim=4, ffn_hidden=24, norm="RMSNorm",
@@ -260,3 +261,52 @@ def test_what_megatron_lm_has_no_word_for_gets_no_arguments() -> None:
     assert (
         arguments_of(replace(GPT2, family="gpt_neox", positions="rope", rope_theta=1e4, parallel_residual=True)) is None
     )
+
+
+READ_ALL = """
+import os, re
+from pathlib import Path
+import easyllm.convert.foreign, torch, safetensors.torch, numpy
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+torch.empty(1).numpy()
+before = peak()
+weights = easyllm.convert.foreign.open_checkpoint(Path(os.environ["CHECKPOINT"])).weights
+for name in weights.names():
+    weights.read(name)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("how", ["ranks", "torch_dist"])
+def test_reading_a_checkpoint_needs_the_memory_of_its_largest_tensor(tmp_path: Path, how: str) -> None:
+    from easyllm.convert.write_megatron import write_checkpoint
+
+    a = replace(LLAMA, layers=6, hidden=1024, ffn_hidden=2816, heads=8, kv_heads=8, head_dim=128)
+    model = {name: torch.zeros(shape) for name, shape in shapes(a).items()}
+    if how == "ranks":
+        save(tmp_path, model, args=arguments(a))
+    else:
+        write_checkpoint(InMemory(model), tmp_path, {SAVED: {"architecture": a.as_record(), "step": 0}})
+    largest, whole = max(t.nbytes for t in model.values()), sum(t.nbytes for t in model.values())
+    assert whole > 10 * largest
+    grown = int(run_python(READ_ALL, CHECKPOINT=str(tmp_path)))
+    assert 0 < grown < 3 * largest  # and what is imported on the way
+
+
+class InMemory:
+    """Tensors as Weights."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensors[name].dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._tensors[name].clone()
