@@ -46,6 +46,33 @@ def local_model(source: Input, cache_dir: Path, stage: str) -> Path:
     )
 
 
+def present_model(source: Input, cache_dir: Path) -> Path | None:
+    """Where ``local_model`` would find it without downloading or dequantising anything; None where it is not yet."""
+    scheme, _, name = source.ref.partition(":")
+    if source.stage is not None and source.manifest is None:
+        return None
+    if source.path is not None and source.path.suffix == ".gguf":
+        made = _dequantised(source.path, str(source.digest), cache_dir)
+        return made if made.is_dir() else None
+    if source.path is None and scheme == "hf":
+        return _in_hub_cache(name)
+    return source.path
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """The snapshot of a model whose weights are all there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from easyllm.core.families.weights import weight_files
+
+    config = try_to_load_from_cache(name, "config.json")
+    directory = Path(config).parent if isinstance(config, str) else None
+    if directory is None:
+        return None
+    files = weight_files(directory)
+    return directory if files and all(file.is_file() for file in files) else None
+
+
 def local_tokenizer(source: Input, cache_dir: Path, stage: str) -> Path:
     """The directory of ``source``'s tokenizer; of an ``hf:`` id the weights stay where they are."""
     scheme, _, name = source.ref.partition(":")
@@ -54,8 +81,12 @@ def local_tokenizer(source: Input, cache_dir: Path, stage: str) -> Path:
     return local_model(source, cache_dir, stage)
 
 
+def _dequantised(path: Path, digest: str, cache_dir: Path) -> Path:
+    return cache_dir / "models" / f"{path.stem}-{digest[:12]}"
+
+
 def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
-    final = cache_dir / "models" / f"{path.stem}-{digest[:12]}"
+    final = _dequantised(path, digest, cache_dir)
     if final.is_dir():
         return final
     import torch

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from easyllm.core.stage import Job
 from easyllm.pretrain.config import PretrainConfig, Validation
 
 PARTS = ("train", "valid", "test")
+LISTS = (*PARTS, "replay")
 SHARE = 0.01
 """Of the documents, held out where the corpus holds back none itself and validation is asked for."""
 
@@ -36,8 +37,11 @@ class Blends:
     """The parts of a corpus, each a list of sources in one order. A part that the corpus does not have is empty."""
 
     train: tuple[Source, ...]
+    """With the sources of a replay behind the corpus' own."""
     valid: tuple[Source, ...] = ()
     test: tuple[Source, ...] = ()
+    replay: tuple[Source, ...] = ()
+    """What the corpus of a replay holds back for validation."""
 
     @classmethod
     def of_corpus(cls, directory: Path, record: Mapping[str, Any]) -> "Blends":
@@ -47,14 +51,24 @@ class Blends:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], base: Path) -> "Blends":
         """The inverse of ``as_record``."""
-        return cls(**{part: tuple(_placed(row, base) for row in record[part]) for part in PARTS})
+        return cls(**{part: tuple(_placed(row, base) for row in record[part]) for part in LISTS})
 
     def as_record(self, base: Path) -> dict[str, Any]:
         """Plain values; paths start at ``base``."""
         return {
             part: [asdict(source) | {"prefix": os.path.relpath(source.prefix, base)} for source in getattr(self, part)]
-            for part in PARTS
+            for part in LISTS
         }
+
+    def with_replay(self, other: "Blends", share: float) -> "Blends":
+        """``share`` of the training samples from ``other``, the rest as before."""
+        own = _shared_out([replace(s, name=s.name or "corpus") for s in self.train], 1 - share)
+        theirs = [replace(s, name=f"replay.{s.name}" if s.name else "replay") for s in other.train]
+        return replace(self, train=(*own, *_shared_out(theirs, share)), replay=other.valid)
+
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [source for part in LISTS for source in getattr(self, part)]
 
 
 def held_out_share(asked: Validation | None, blends: Blends) -> float | None:
@@ -65,11 +79,25 @@ def held_out_share(asked: Validation | None, blends: Blends) -> float | None:
 
 
 def blends_of(job: Job[PretrainConfig]) -> Blends | None:
-    """None before the corpus has run."""
-    found = job.inputs.get("corpus")
+    """None before the corpus, and that of a replay, has run."""
+    own, replay = _of_input(job, "corpus"), job.config.replay
+    if own is None or replay is None:
+        return own
+    other = _of_input(job, "replay.corpus")
+    return own.with_replay(other, replay.share) if other else None
+
+
+def _of_input(job: Job[PretrainConfig], role: str) -> Blends | None:
+    found = job.inputs.get(role)
     if found is None or found.manifest is None or found.path is None:
         return None
     return Blends.of_corpus(found.path, found.manifest.records["tokens"])
+
+
+def _shared_out(sources: list[Source], share: float) -> list[Source]:
+    """Their weights in the same relation, with the sum ``share``."""
+    whole = sum(source.weight for source in sources)
+    return [replace(source, weight=source.weight / whole * share) for source in sources]
 
 
 def epochs_by_source(blends: Blends, tokens: int) -> dict[str, float]:

@@ -86,7 +86,12 @@ class Optimizer(Section):
     min_learning_rate: Annotated[float, Field(ge=0)] = 1.5e-4
     """Learning rate at the last step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
-    """Steps over which the learning rate rises linearly."""
+    """Steps over which the learning rate rises linearly. A model that goes on from init needs it again: re-warming and
+    then falling again took up new data best in Gupta et al. 2023, arXiv:2308.04014, and Ibrahim et al. 2024,
+    arXiv:2403.08763."""
+    warmup_from: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of the first step, from which warm-up rises; for init the last rate of the training before, say.
+    Unset: learning_rate / warmup_steps."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """From the highest to min_learning_rate after the warm-up. constant: never falls.
     wsd: constant, then falls over the last decay_steps."""
@@ -126,6 +131,16 @@ class Validation(Section):
     """Samples per validation, the same ones every time; a multiple of micro_samples x data parallel ranks."""
 
 
+class Replay(Section):
+    """Samples of the kind of data that a model was trained on before, so that it forgets less of it."""
+
+    corpus: Annotated[str, Takes("artifact", "corpus")]
+    """The directory of a corpus artifact in the same tokens."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the training samples. Ibrahim et al. 2024, arXiv:2403.08763, found 0.05 enough where the new data is
+    like the old, and took up to 0.5 where it is in another language."""
+
+
 class PretrainConfig(Section):
     """Indexed tokens to a Megatron checkpoint, with its loss curve."""
 
@@ -144,8 +159,21 @@ class PretrainConfig(Section):
     """What engine deepspeed shares out and offloads."""
     corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"
     """The tokens: a stage, or the directory of a corpus artifact."""
-    model: Model
-    """The model to train."""
+    model: Model | None = None
+    """A new model to train from nothing; either this or init."""
+    init: Annotated[str | None, Takes("model", "model")] = None
+    """Go on from the weights of a Hugging Face model: a stage (convert, merge), a directory with safetensors, a .gguf,
+    hf:org/name, modelscope:org/name or package:NAME. Its config.json says what model it is. Every rank reads the files,
+    so every node must see them."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of hidden states and of attention while a model of init trains on; a new model has model.dropout.
+    Unset: none."""
+    new_rows: Literal["pieces", "mean", "random"] | None = None
+    """What the embedding and output rows of tokens begin as that the corpus' tokenizer has and the model of init has
+    not. pieces: the mean of the rows of the pieces into which the model's own tokenizer splits the new token's text.
+    mean: the mean of all rows. random: drawn as a new model's. Unset: pieces."""
+    replay: Replay | None = None
+    """Mix another corpus in. Unset: all samples come from corpus."""
     sequence_tokens: Positive
     """Tokens per sample."""
     batch: Batch

@@ -12,6 +12,7 @@ from easyllm.pretrain.deepspeed_config import Extras
 if TYPE_CHECKING:
     import torch
 
+    from easyllm.core.families.weights import Weights
     from easyllm.core.megatron.checkpoint import Saving
 
 Batches = Callable[[], Iterator[dict[str, Any]]]
@@ -51,13 +52,18 @@ class Engine(Protocol):
 
 
 def open_engine(
-    architecture: Architecture, config: PretrainConfig, device: "torch.device", seed: int, extras: Extras | None = None
+    architecture: Architecture,
+    config: PretrainConfig,
+    device: "torch.device",
+    seed: int,
+    extras: Extras | None = None,
+    source: "Weights | None" = None,
 ) -> Engine:
-    """The recipe's engine with fresh weights; call inside ``megatron_session``."""
+    """The recipe's engine with fresh weights, or those of ``source``; call inside ``megatron_session``."""
     if config.engine == "deepspeed":
         from easyllm.pretrain.engine_deepspeed import DeepSpeedEngine
 
-        return DeepSpeedEngine(architecture, config, device, seed, extras or Extras())
+        return DeepSpeedEngine(architecture, config, device, seed, extras or Extras(), source)
     from easyllm.pretrain.engine_megatron import MegatronEngine
 
-    return MegatronEngine(architecture, config, device, seed)
+    return MegatronEngine(architecture, config, device, seed, source)

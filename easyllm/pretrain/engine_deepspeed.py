@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from easyllm.core.families.weights import Weights
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
     Saving,
@@ -31,16 +32,23 @@ class DeepSpeedEngine:
     """A model in training on this rank."""
 
     def __init__(
-        self, architecture: Architecture, config: PretrainConfig, device: torch.device, seed: int, extras: Extras
+        self,
+        architecture: Architecture,
+        config: PretrainConfig,
+        device: torch.device,
+        seed: int,
+        extras: Extras,
+        source: Weights | None = None,
     ) -> None:
         self.layers = choose_layers(device, architecture)
         self._architecture, self._config, self._seed = architecture, config, seed
         deepspeed = deepspeed_ops.imported(device.type, extras.library)
         from easyllm.pretrain.deepspeed_state import WholeState
 
-        [model] = build_model(architecture, device, layout_of(config), seed, config.recompute)
+        [model] = build_model(architecture, device, layout_of(config), seed, config.recompute, source)
         state = WholeState(model, model.sharded_state_dict())
         _mark(model)
+        _sum_over_heads(model)
         self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=_optimizer(model, config),
@@ -155,6 +163,22 @@ def _mark(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         cut = getattr(parameter, "tensor_model_parallel", False)
         parameter.model_parallel = parameter.tensor_model_parallel = cut  # type: ignore[attr-defined]
+
+
+def _sum_over_heads(model: torch.nn.Module) -> None:
+    """Every tensor parallel rank norms the queries and keys of its own heads with one weight: its gradient is the sum
+    over them. Megatron's finalize_model_grads takes it; here it is taken as each gradient is made."""
+    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+        return
+    for name, parameter in model.named_parameters():
+        if "q_layernorm" in name or "k_layernorm" in name:
+            parameter.register_hook(_sum_over_ranks)
+
+
+def _sum_over_ranks(gradient: torch.Tensor) -> torch.Tensor:
+    whole = gradient.clone()
+    dist.all_reduce(whole, group=parallel_state.get_tensor_model_parallel_group())
+    return whole
 
 
 def _optimizer(model: torch.nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:

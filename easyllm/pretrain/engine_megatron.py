@@ -18,6 +18,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
 
+from easyllm.core.families.weights import Weights
 from easyllm.core.megatron import distributed_optimizer
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
@@ -44,12 +45,19 @@ FIRST_LOSS_SCALE = 2.0**16
 class MegatronEngine:
     """A model in training on this rank."""
 
-    def __init__(self, architecture: Architecture, config: PretrainConfig, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        config: PretrainConfig,
+        device: torch.device,
+        seed: int,
+        source: Weights | None = None,
+    ) -> None:
         self.layers = choose_layers(device, architecture)
         self._architecture, self._config, self._seed = architecture, config, seed
         self._layout = layout_of(config)
         # One chunk a virtual pipeline stage; without them there is one.
-        self.chunks = build_model(architecture, device, self._layout, seed, config.recompute)
+        self.chunks = build_model(architecture, device, self._layout, seed, config.recompute, source)
         self._ddp = [_data_parallel(chunk, config) for chunk in self.chunks]
         self._optimizer = _optimizer(config, architecture, self._ddp)
         self._scheduler = schedule.scheduler(config, self._optimizer)

@@ -4,17 +4,45 @@ Paths in it start at the file's own folder, so it is good wherever a node has mo
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import write_whole
+from easyllm.core.families.weights import weight_files
 from easyllm.core.megatron.architecture import Architecture
-from easyllm.pretrain.blends import PARTS, Blends
+from easyllm.pretrain.blends import Blends
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_config import Extras
 
 OUTCOME, BEATS = ".outcome.json", ".heartbeat"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The Hugging Face model that training begins with."""
+
+    directory: Path
+    new_rows: Path | None = None
+    """What the rows of new tokens begin as; None where there are no new tokens."""
+
+    def files(self) -> list[Path]:
+        """That every rank opens."""
+        found = [self.directory / "config.json", *weight_files(self.directory)]
+        return [*found, self.new_rows] if self.new_rows else found
+
+    def as_record(self, base: Path) -> dict[str, Any]:
+        """Plain values; paths start at ``base``."""
+        rows = self.new_rows and os.path.relpath(self.new_rows, base)
+        return {"directory": os.path.relpath(self.directory, base), "new_rows": rows}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], base: Path) -> "Start":
+        """The inverse of as_record."""
+        rows = record["new_rows"]
+        directory = Path(os.path.normpath(base / record["directory"]))
+        return cls(directory, Path(os.path.normpath(base / rows)) if rows else None)
 
 
 @dataclass(frozen=True)
@@ -35,12 +63,14 @@ class RankJob:
     """Network interface between the nodes."""
     extras: Extras = field(default_factory=Extras)
     """For engine deepspeed."""
+    start: Start | None = None
+    """None: the first weights are drawn."""
 
     def reads(self) -> list[Path]:
         """The files that every rank opens."""
-        sources = [source for part in PARTS for source in getattr(self.data, part)]
+        tokens = [source.prefix.with_name(source.prefix.name + ".bin") for source in self.data.sources()]
         library = [self.extras.library] if self.extras.library else []
-        return [source.prefix.with_name(source.prefix.name + ".bin") for source in sources] + library
+        return [*tokens, *library, *(self.start.files() if self.start else [])]
 
     @property
     def checkpoints(self) -> Path:
@@ -70,6 +100,7 @@ class RankJob:
             "eod_id": self.eod_id,
             "interface": self.interface,
             "deepspeed": self.extras.as_record(self.out),
+            "start": self.start and self.start.as_record(self.out),
         }
         write_whole(path, json.dumps(data, indent=2) + "\n")
 
@@ -86,4 +117,5 @@ class RankJob:
             out=path.parent,
             interface=data["interface"],
             extras=Extras.from_record(data["deepspeed"], path.parent),
+            start=Start.from_record(data["start"], path.parent) if data["start"] else None,
         )

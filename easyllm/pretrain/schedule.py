@@ -16,10 +16,10 @@ def scheduler(config: PretrainConfig, optimizer: Any) -> OptimizerParamScheduler
     asked = config.optimizer
     whole = samples_after(config.batch, config.steps)
     falling = whole - samples_after(config.batch, config.steps - decay_steps(config))
-    first = asked.learning_rate / asked.warmup_steps if asked.warmup_steps else asked.learning_rate
+    first = asked.learning_rate / max(1, asked.warmup_steps)
     return OptimizerParamScheduler(
         optimizer,
-        init_lr=first,  # not 0: that step would train nothing
+        init_lr=asked.warmup_from or first,  # not 0: that step would train nothing
         max_lr=asked.learning_rate,
         min_lr=asked.min_learning_rate,
         lr_warmup_steps=samples_after(config.batch, asked.warmup_steps),

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
-from easyllm.pretrain.blends import held_out_share
+from easyllm.pretrain.blends import Blends, held_out_share
 from easyllm.pretrain.estimate import flops_per_token
 from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
@@ -30,6 +31,7 @@ from easyllm.pretrain.tracking import Trackers
 if TYPE_CHECKING:
     import torch
 
+    from easyllm.core.families.weights import Weights
     from easyllm.core.megatron.checkpoint import Saving
     from easyllm.pretrain.engine import Batches, Engine, StepResult
 
@@ -59,12 +61,14 @@ class Training:
 
         self._job, self._config, self._device = job, job.config, device
         self._rank, self._first = dist.get_rank(), dist.get_rank() == 0
-        self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed, job.extras)
+        self._from = self._newest_whole()
+        source = None if self._from else _first_weights(job)
+        self._engine: Engine = open_engine(job.architecture, job.config, device, job.seed, job.extras, source)
         self._plan = batch_plan(job.config)
         self._step = self._consumed = 0
         self._stop = StopOnRequest()
         self._peak = choose_peak(self._config.peak_tflops, device.type, _gpu_name(device), job.architecture.dtype)
-        self._test_loss: float | None = None
+        self._measured: dict[str, float] = {}
         self._saving: Saving | None = None
 
     def run(self) -> None:
@@ -81,7 +85,7 @@ class Training:
             self._trackers.close(finished=self._step == self._config.steps)
             layers, why = self._engine.layers
             outcome = {
-                "step": self._step, "broken": broken, "layers": layers, "why": why, "test_loss": self._test_loss,
+                "step": self._step, "broken": broken, "layers": layers, "why": why, "measured": self._measured,
                 "peak": self._peak,
             }  # fmt: skip
             write_whole(self._job.outcome, json.dumps(outcome))
@@ -89,11 +93,11 @@ class Training:
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint that is as it was saved, where there is one."""
-        found = self._newest_whole()
-        if found is None:
+        if self._from is None:
             return
-        saved = self._engine.load(found)
+        saved = self._engine.load(self._from)
         self._step, self._consumed = int(saved["step"]), int(saved["consumed"])
+        self._measured = dict(saved["measured"])
         if self._first:
             note(say("going_on", stage="pretrain", step=self._step, steps=self._config.steps))
 
@@ -112,10 +116,13 @@ class Training:
         found = self._datasets()  # all ranks meet in it, so what the first has cleared away is gone
         pulse = Heartbeat(self._job.beats, self._rank, self._config.ranks, self._config.timeout_seconds)
         try:
+            if self._job.start and self._step == 0:  # what the model knew before
+                self._measure(found, valid="validation_loss_before", replay="replay_loss_before")
+                pulse.moved(self._step)
             broken = self._steps(found, pulse)
             self._settle()
-            if "test" in found and self._step == self._config.steps and not broken:
-                self._test_loss = self._held_out_loss(found["test"])
+            if self._step == self._config.steps and not broken:
+                self._measure(found, test="test_loss", replay="replay_loss")
             return broken
         finally:
             pulse.stop()
@@ -162,12 +169,16 @@ class Training:
         if asked is not None:
             wanted |= {"valid": asked.samples, "test": asked.samples if data.test else 0}
         cache = self._job.out / ".samples"
-        return datasets(data, tokenizer, config.sequence_tokens, wanted, share, self._job.seed, cache)
+        made = partial(datasets, tokenizer=tokenizer, sequence_tokens=config.sequence_tokens, seed=self._job.seed)
+        found: dict[str, Any] = made(data, wanted=wanted, share=share, cache=cache)
+        if asked is not None and data.replay:
+            held_out = Blends(train=(), valid=data.replay)
+            more = made(held_out, wanted={"valid": asked.samples}, share=None, cache=cache / "replay")
+            found["replay"] = more["valid"]
+        return found
 
     def _batches(self, dataset: Any, first: int, samples: int) -> "tuple[Batches, int]":
         """This rank's micro batches of ``samples`` samples from the ``first`` one on, and how many there are."""
-        from functools import partial
-
         from megatron.core import parallel_state
 
         from easyllm.pretrain.data import micro_batches
@@ -181,6 +192,12 @@ class Training:
         if asked is None or not self._due(asked.every_steps):
             return None
         return self._held_out_loss(found["valid"])
+
+    def _measure(self, found: dict[str, Any], **names: str) -> None:
+        """Losses for the outcome, by part the names that they are kept under."""
+        for part, name in names.items():
+            if part in found:
+                self._measured[name] = self._held_out_loss(found[part])
 
     def _held_out_loss(self, dataset: Any) -> float:
         assert self._config.validation is not None
@@ -214,7 +231,10 @@ class Training:
             self._trackers.flush()
             sync_directory(self._job.losses)  # the rows up to a checkpoint must outlive a power cut as it does
         path = checkpoints.path_of(self._job.checkpoints, self._step)
-        self._saving = self._engine.save(path, {"step": self._step, "consumed": self._consumed})
+        self._saving = self._engine.save(path, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        return {"step": self._step, "consumed": self._consumed, "measured": self._measured}
 
     def _settle(self) -> None:
         """Let the checkpoint appear that is being written, where there is one."""
@@ -227,6 +247,14 @@ class Training:
 
     def _prune(self) -> None:
         checkpoints.prune(self._job.checkpoints, self._config.keep_checkpoints, self._config.keep_every_steps)
+
+
+def _first_weights(job: RankJob) -> "Weights | None":
+    if job.start is None:
+        return None
+    from easyllm.pretrain.start_weights import weights_of
+
+    return weights_of(job.start, job.architecture)
 
 
 def _newest_whole(directory: Path) -> Path | None:

@@ -30,6 +30,16 @@ class Weights(Protocol):
         """The whole tensor, as stored. The caller may change it."""
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors that a Hugging Face directory has, or that its index names; none where there are neither."""
+    index = directory / INDEX
+    if index.is_file():
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        return [directory / name for name in sorted(names)]
+    single = directory / SINGLE
+    return [single] if single.is_file() else []
+
+
 class HfFiles:
     """The safetensors of a Hugging Face directory. FileNotFoundError where there are none."""
 
