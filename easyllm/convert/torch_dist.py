@@ -67,7 +67,7 @@ class TorchDist:
             self._name(key, prefixes[0] if prefixes else "")
 
     def names(self) -> list[str]:
-        return sorted(self._parts, key=_model_order)
+        return sorted(self._parts, key=model_order)
 
     def shape(self, name: str) -> tuple[int, ...]:
         shapes = [self._sizes[part.key][0 if part.layer is None else 1 :] for part in self._parts[name]]
@@ -157,7 +157,7 @@ class TorchDist:
         return piece if part.layer is None else piece[part.layer - chunk.offsets[0]]
 
 
-def _model_order(name: str) -> tuple[int, int, str]:
+def model_order(name: str) -> tuple[int, int, str]:
     """The embedding, layer after layer, the rest."""
     found = re.match(r"decoder\.layers\.(\d+)\.", name)
     return (1, int(found[1]), name) if found else (0 if name.startswith("embedding.") else 2, 0, name)
