@@ -55,9 +55,11 @@ def trace_file(directory: Path) -> Path:
 
 def main(job_file: Path) -> None:
     die_with_parent()
+    from easyllm.convert.foreign import open_weights
+
     question = Question(**json.loads(job_file.read_text("utf-8")))
     with megatron_session(rank_device("cpu"), Layout(), seed=1):
-        answer(question, _opened(Path(question.checkpoint)))
+        answer(question, open_weights(Path(question.checkpoint)))
 
 
 def answer(question: Question, weights: "Weights") -> None:
@@ -109,12 +111,6 @@ def _run(model: Any, a: Architecture, weights: "Weights", ids: "torch.Tensor") -
     if a.tie_embeddings:
         stored[OUTPUT] = EMBEDDING
     return streamed(model, weights, stored, forward, NAME)
-
-
-def _opened(checkpoint: Path) -> "Weights":
-    from easyllm.core.families.weights import HfFiles
-
-    return HfFiles(checkpoint)
 
 
 if __name__ == "__main__":
