@@ -90,10 +90,10 @@ def _empty(a: Architecture) -> Any:
     """The model with no weights in it; tied ones apart, because the output layer asks for its own as its turn comes."""
     import torch
 
-    from easyllm.convert.stream import CPU, built_empty
+    from easyllm.convert.stream import built_empty
     from easyllm.core.megatron.model import build_model
 
-    model = built_empty(lambda: build_model(replace(a, tie_embeddings=False), CPU)[0])
+    model = built_empty(lambda: build_model(replace(a, tie_embeddings=False), torch.device("meta"))[0])
     return model.to(getattr(torch, a.dtype))  # Megatron builds the table of positions in fp32, and training casts it
 
 

@@ -21,9 +21,17 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def run(job: Job[ConvertConfig]) -> Result:
     """A model or a checkpoint with its parity report; StageFailed, and nothing published, where it does not hold."""
     quiet_libraries()
-    for left in job.out.iterdir():  # of a cut run
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    _clear(job.out)
     return _to_hf(job) if job.config.to == "hf" else _to_megatron(job)
+
+
+def _clear(out: Path) -> None:
+    """Drop what a cut run has left: another size of shards would leave some of them behind."""
+    for left in out.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _to_hf(job: Job[ConvertConfig]) -> Result:
@@ -41,7 +49,7 @@ def _to_hf(job: Job[ConvertConfig]) -> Result:
     dtype = _dtype(job, made)
     largest = write_shards(made, job.out, job.config.shard_mb * 10**6, dtype)
     write_config(a, str(dtype).removeprefix("torch."), tokenizer, job.out)
-    parity = _proof(job, opened.files, a, job.out, tokenizer)
+    parity = _proof(job, source.path, a, job.out, tokenizer)
     records = source.manifest.records if source.manifest else {}
     decisions = [Decision("architecture", a.family, text) for text in opened.inferred]
     return Result(
@@ -67,7 +75,7 @@ def _to_megatron(job: Job[ConvertConfig]) -> Result:
     a = replace(a, dtype=str(dtype).removeprefix("torch."))
     checkpoint = job.out / CHECKPOINT
     checkpoint.mkdir()
-    write_checkpoint(made, checkpoint, a, dtype)
+    write_checkpoint(made, checkpoint, _plain(a), dtype)
     tokenizer = _tokenizer(job, directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(job.out / TOKENIZER)
@@ -124,6 +132,17 @@ def _proof(job: Job[ConvertConfig], megatron: Path, a: Any, hf: Path, tokenizer:
     found = prove(megatron, a, Stock.of(hf), prompts, job.out / SCRATCH).as_record()
     write_whole(job.out / PARITY, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _plain(a: Any) -> dict[str, Any]:
+    """What stands beside the tensors: our record, and the arguments by which Megatron-LM knows the model."""
+    from argparse import Namespace
+
+    from easyllm.convert.megatron_args import arguments_of
+    from easyllm.core.megatron.files import SAVED
+
+    ours = {"architecture": a.as_record(), "step": 0, "consumed": 0}
+    return {SAVED: ours, "args": Namespace(**arguments_of(a)), "checkpoint_version": 3.0, "iteration": 0}
 
 
 def _metrics(a: Any, parity: dict[str, Any]) -> dict[str, Any]:

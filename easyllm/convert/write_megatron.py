@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWr
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from easyllm.core.families.weights import Weights
+from easyllm.core.megatron.files import FILES, sum_of
 from easyllm.core.progress import Progress, progress
 
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
@@ -49,6 +50,8 @@ def write_checkpoint(
         save_distributed({}, storage_writer=writer, planner=_OneByOne(weights, dtype, bar), no_dist=True)
     torch.save(plain, directory / COMMON)
     (directory / CONFIG).write_text(json.dumps(BACKENDS), "utf-8")
+    sums = {path.name: sum_of(path, sync=True) for path in sorted(directory.iterdir())}
+    (directory / FILES).write_text(json.dumps(sums, indent=1), "utf-8")
 
 
 def file_key(name: str) -> tuple[str, int | None]:

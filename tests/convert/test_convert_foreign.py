@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from easyllm.convert.foreign import open_checkpoint
+from easyllm.convert.megatron_args import arguments_of
 from easyllm.convert.torch_dist import TorchDist, common_values
 from easyllm.core.families.weights import Weights
 from easyllm.core.launch import run_ranks
@@ -26,16 +29,24 @@ GPT2 = replace(
     positions="learned_absolute", rope_theta=None, tie_embeddings=True, biases=True, gated=False,
     activation="gelu_tanh", layers=2,
 )  # fmt: skip
+
+
+def made(a: Architecture, *rest: Any) -> Saved:
+    arguments = arguments_of(a)
+    assert arguments is not None
+    return Saved(a.as_record(), vars(arguments), *rest)
+
+
 JOBS = {
-    "llama-tensor": Saved(LLAMA.as_record(), {}, {"tensor": 2}),
-    "llama-interleaved": Saved(LLAMA.as_record(), {}, {"pipeline": 2, "virtual_pipeline": 2}, "threads"),
-    "llama-apart": Saved(LLAMA.as_record(), {}, {"tensor": 2}, "threads", {"singleton_local_shards": True}),
-    "qwen3-pipeline": Saved(QWEN3.as_record(), {}, {"pipeline": 2}, "threads"),
-    "gpt2-tensor": Saved(GPT2.as_record(), {}, {"tensor": 2, "sequence": True}, "threads"),
-    "llama-ranks-tensor": Saved(LLAMA.as_record(), {}, {"tensor": 2}, "ranks"),
-    "llama-ranks-interleaved": Saved(LLAMA.as_record(), {}, {"pipeline": 2, "virtual_pipeline": 2}, "ranks"),
-    "gpt2-ranks-pipeline": Saved(GPT2.as_record(), {}, {"pipeline": 2}, "ranks"),
-    "gpt2-ranks-tensor": Saved(GPT2.as_record(), {}, {"tensor": 2}, "ranks"),
+    "llama-tensor": made(LLAMA, {"tensor": 2}),
+    "llama-interleaved": made(LLAMA, {"pipeline": 2, "virtual_pipeline": 2}, "threads"),
+    "llama-apart": made(LLAMA, {"tensor": 2}, "threads", {"singleton_local_shards": True}),
+    "qwen3-pipeline": made(QWEN3, {"pipeline": 2}, "threads"),
+    "gpt2-tensor": made(GPT2, {"tensor": 2, "sequence": True}, "threads"),
+    "llama-ranks-tensor": made(LLAMA, {"tensor": 2}, "ranks"),
+    "llama-ranks-interleaved": made(LLAMA, {"pipeline": 2, "virtual_pipeline": 2}, "ranks"),
+    "gpt2-ranks-pipeline": made(GPT2, {"pipeline": 2}, "ranks"),
+    "gpt2-ranks-tensor": made(GPT2, {"tensor": 2}, "ranks"),
 }
 
 
@@ -63,3 +74,23 @@ def test_a_distributed_checkpoint_of_any_layout_reads_as_one_rank_would_have_sav
     directory = saved / name / "iter_0000012"
     assert_same(TorchDist(directory), saved / f"{name}.safetensors")
     assert common_values(directory)["iteration"] == 12
+
+
+@pytest.mark.parametrize("name", [name for name, job in JOBS.items() if job.how == "ranks"])
+def test_a_checkpoint_of_a_file_a_rank_reads_as_one_rank_would_have_saved_it(saved: Path, name: str) -> None:
+    opened = open_checkpoint(saved / name)
+    assert_same(opened.weights, saved / f"{name}.safetensors")
+    assert opened.step == 12
+
+
+@pytest.mark.parametrize("name", ["llama-tensor", "qwen3-pipeline", "gpt2-tensor", "llama-ranks-interleaved"])
+def test_the_architecture_of_a_foreign_checkpoint_comes_from_its_arguments_and_is_told(saved: Path, name: str) -> None:
+    opened = open_checkpoint(saved / name, tokenizer_size=200)
+    wanted = Architecture.from_record(JOBS[name].architecture)
+    assert replace(opened.architecture, tensor_parallel=wanted.tensor_parallel) == wanted
+    told = " ".join(opened.inferred)
+    assert f"written as {wanted.family}" in told
+    assert "200 of 256 vocabulary rows are kept: the tokenizer" in told
+    from_arguments = open_checkpoint(saved / name)
+    assert from_arguments.architecture.tokenizer_size == 200
+    assert "vocab_size says so" in " ".join(from_arguments.inferred)
