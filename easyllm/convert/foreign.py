@@ -62,6 +62,11 @@ def open_checkpoint(path: Path, tokenizer_size: int | None = None) -> Opened:
     return Opened(weights, architecture, inferred, step if isinstance(step, int) else None)
 
 
+def open_weights(path: Path) -> Weights:
+    """The tensors alone, of a checkpoint whose architecture is known."""
+    return _open(iteration(path))[0]
+
+
 def iteration(path: Path) -> Path:
     """The directory with the tensors: ``path``, or the iteration that Megatron-LM's tracker file names in it."""
     if (path / METADATA).is_file() or any(path.glob("mp_rank_*")):
