@@ -9,13 +9,19 @@ PASSAGE = (
     "the target lists, from left to right. A name refers to an object; binding it again in the same block leaves "
     "the object as it was, and only when no name refers to it any longer may its storage be used for another."
 )
-"""Prose of the kind that a small corpus is made of: long enough to reach far positions."""
-SPREAD_IDS = 256
+"""Prose of the kind that a small corpus is made of."""
+SPREAD_IDS = 64
 
 
-def parity_ids(tokenizer: Any, tokenizer_size: int, max_positions: int) -> list[list[int]]:
-    """Tokenised prompts and a passage, and ids spread over the whole vocabulary, each cut to ``max_positions``."""
-    texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (*PROMPTS, PASSAGE)]
-    count = min(SPREAD_IDS, max_positions, tokenizer_size)
-    spread = [i * (tokenizer_size - 1) // max(count - 1, 1) for i in range(count)]
-    return [ids[:max_positions] for ids in [*texts, spread]]
+def parity_ids(tokenizer: Any | None, tokenizer_size: int, max_positions: int) -> list[list[int]]:
+    """Tokenised prompts and a passage, where there is a tokenizer, and ids spread over the whole vocabulary.
+
+    They follow one another in rows of ``max_positions``, most often one: it reaches positions further out than each
+    of them would, nothing in it is padding, and every logit of it depends on all that stands before.
+    """
+    texts = [*PROMPTS, PASSAGE] if tokenizer else []
+    ids = [id_ for text in texts for id_ in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    known = [id_ for id_ in ids if id_ < tokenizer_size]  # a tokenizer may have more than the model has rows for
+    count = min(SPREAD_IDS, tokenizer_size)
+    stream = known + [i * (tokenizer_size - 1) // max(count - 1, 1) for i in range(count)]
+    return [stream[start : start + max_positions] for start in range(0, len(stream), max_positions)]

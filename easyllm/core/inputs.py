@@ -25,13 +25,16 @@ ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".txt", ".txt.gz",
 class Takes:
     """Annotation of a config field: ``what`` it takes and, for artifacts and models, their ``kinds``.
 
-    ``columns``: Parquet and Arrow files of a folder are taken too.
+    ``columns``: Parquet and Arrow files of a folder are taken too. ``foreign``: a directory that is no artifact is.
     """
 
-    def __init__(self, what: Literal["artifact", "files", "model"], *kinds: str, columns: bool = False) -> None:
+    def __init__(
+        self, what: Literal["artifact", "files", "model"], *kinds: str, columns: bool = False, foreign: bool = False
+    ) -> None:
         self.what = what
         self.kinds = kinds
         self.columns = columns
+        self.foreign = foreign
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
         raise UserError(problem(code, stage=stage, key=key, ref=value, path=str(path)))
     manifest = read_manifest(path) if path.is_dir() else None
     _right_kind(stage, key, value, manifest, takes)
-    if takes.what == "artifact" and manifest is None:
+    if takes.what == "artifact" and manifest is None and not (takes.foreign and path.is_dir()):
         raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
     return Input(name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests))
 

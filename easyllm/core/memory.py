@@ -1,5 +1,6 @@
 """How much memory a stage and all its processes hold at the most."""
 
+import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,10 @@ def peak_memory() -> Iterator[Peak]:
     finally:
         done.set()
         thread.join()
+
+
+def give_memory_back() -> None:
+    """What is free, and what glibc keeps for this process all the same, goes back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl and macOS have none
+    if trim:
+        trim(0)

@@ -1,6 +1,6 @@
 """Do two models say the same? Logits of both on the same prompts, as a report and a gate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,16 @@ class Parity:
     """Share of positions whose most likely next token is the same."""
     dtype: str
     tolerance: float
+    largest_logit: float = 0.0
+    """Of the left, either sign: what the difference is measured by."""
+    top1_required: bool = True
+    """Whether one position with another most likely token is too many. Where it is not, the tolerance says how close
+    two tokens are of which the order differs: within twice of it."""
 
     @property
     def holds(self) -> bool:
-        return self.max_logit_difference <= self.tolerance and self.top1_agreement == 1.0
+        same = self.top1_agreement == 1.0 or not self.top1_required
+        return self.max_logit_difference <= self.tolerance and same
 
     def as_record(self) -> dict[str, Any]:
         return asdict(self) | {"holds": self.holds}
@@ -48,12 +54,20 @@ class Parity:
 
 
 def compare(
-    left: "Sequence[torch.Tensor]", right: "Sequence[torch.Tensor]", names: tuple[str, str], tolerance: float
+    left: "Iterable[torch.Tensor]",
+    right: "Iterable[torch.Tensor]",
+    names: tuple[str, str],
+    tolerance: float,
+    relative: bool = False,
+    top1_required: bool = True,
 ) -> Parity:
-    """Compare logits, one tensor [tokens, vocabulary] a prompt on each side, already cut to the real vocabulary."""
+    """Compare logits, one tensor [tokens, vocabulary] a prompt on each side, already cut to the real vocabulary.
+
+    ``relative``: the tolerance is a share of the left's largest logit. A prompt's logits are let go before the next.
+    """
     import torch
 
-    largest, same, positions = 0.0, 0, 0
+    largest, of_left, same, positions, prompts, dtype = 0.0, 0.0, 0, 0, 0, ""
     for a, b in zip(left, right, strict=True):
         if a.shape != b.shape:
             shapes = {"left_shape": tuple(a.shape), "right_shape": tuple(b.shape)}
@@ -61,8 +75,8 @@ def compare(
         difference = (a.float() - b.float()).abs().max().item()
         if difference != difference:  # NaN compares false with everything, so it must not pass as small
             raise failed("PARITY-003", left=names[0], right=names[1])
-        largest = max(largest, difference)
+        largest, of_left = max(largest, difference), max(of_left, a.float().abs().max().item())
         same += int(torch.eq(a.argmax(-1), b.argmax(-1)).sum())
-        positions += a.shape[0]
-    dtype = str(left[0].dtype).removeprefix("torch.")
-    return Parity(names[0], names[1], len(left), positions, largest, same / positions, dtype, tolerance)
+        positions, prompts, dtype = positions + a.shape[0], prompts + 1, str(a.dtype).removeprefix("torch.")
+    allowed = tolerance * of_left if relative else tolerance
+    return Parity(*names, prompts, positions, largest, same / positions, dtype, allowed, of_left, top1_required)

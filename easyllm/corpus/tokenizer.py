@@ -1,6 +1,5 @@
 """A tokenizer, trained or taken over, in the directory that later stages load with AutoTokenizer."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -83,13 +82,6 @@ def _extend(job: Job[CorpusConfig], directory: Path) -> None:
         raise UserError(tokenizer_files.unusable(directory, "transformers gives the added tokens other ids"))
 
 
-def _give_memory_back() -> None:
-    """What the trainer held is free, and glibc keeps it for this process; the workers to come are others."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl and macOS have none
-    if trim:
-        trim(0)
-
-
 def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
     """Learn a byte-level BPE from ``texts``. Raises UserError CORPUS-007 when they do not yield the size asked for."""
     tokenizer = Tokenizer(models.BPE())
@@ -104,7 +96,7 @@ def train(asked: TrainTokenizer, texts: Iterator[str], directory: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    _give_memory_back()
+    give_memory_back()  # what the trainer held: the workers to come are other processes
     reached = tokenizer.get_vocab_size()
     if reached != asked.vocab_size:
         raise UserError(

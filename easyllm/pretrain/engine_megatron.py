@@ -22,7 +22,6 @@ from easyllm.core.families.weights import Weights
 from easyllm.core.megatron import distributed_optimizer
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
-    SAVED,
     Saving,
     Writer,
     load_whole,
@@ -31,6 +30,7 @@ from easyllm.core.megatron.checkpoint import (
     set_rng_state,
     sharded_rng,
 )
+from easyllm.core.megatron.files import SAVED
 from easyllm.core.megatron.model import build_model, choose_layers
 from easyllm.core.megatron.session import set_seeds
 from easyllm.pretrain import schedule

@@ -258,7 +258,7 @@ def _first_weights(job: RankJob) -> "Weights | None":
 
 
 def _newest_whole(directory: Path) -> Path | None:
-    from easyllm.core.megatron.checkpoint import damage
+    from easyllm.core.megatron.files import damage
 
     for step, path in reversed(checkpoints.whole(directory)):
         damaged = damage(path)

@@ -6,7 +6,6 @@ A checkpoint is a directory that may be read with any number of ranks and any te
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from easyllm.core.artifact import sync_directory, sync_tree, write_whole
 from easyllm.core.megatron.architecture import Architecture
-
-SAVED = "easyllm"
-"""The key of our own plain values beside the tensors."""
-FILES = "files.json"
-"""In a checkpoint: size and CRC-32 of every other file of it."""
-READ_BYTES = 1 << 24
+from easyllm.core.megatron.files import FILES, SAVED, sum_of
 
 
 class Writer:
@@ -122,30 +116,7 @@ class ThreadSave(SaveShardedStrategy):  # type: ignore[misc]  # megatron.core is
 def _own_sums(directory: Path, rank: int, ranks: int) -> dict[str, list[int]]:
     """[bytes, CRC-32] by file name, the files shared out over the ranks; they are on the disk then."""
     names = sorted(path.name for path in directory.iterdir())
-    return {name: _sum(directory / name, sync=True) for name in names[rank::ranks]}
-
-
-def _sum(path: Path, sync: bool = False) -> list[int]:
-    crc = size = 0
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        while piece := file.read(READ_BYTES):
-            crc, size = zlib.crc32(piece, crc), size + len(piece)
-    return [size, crc]
-
-
-def damage(directory: Path) -> str | None:
-    """The first file that is not as it was saved, by name; None where all are. Reads the whole checkpoint."""
-    try:
-        listed: dict[str, list[int]] = json.loads((directory / FILES).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return FILES
-    for name, saved in listed.items():
-        path = directory / name
-        if not path.is_file() or path.stat().st_size != saved[0] or _sum(path) != saved:
-            return name
-    return None
+    return {name: sum_of(directory / name, sync=True) for name in names[rank::ranks]}
 
 
 def plain_values(directory: Path) -> dict[str, Any]:
