@@ -122,4 +122,3 @@ def test_before_the_checkpoint_is_made_nothing_is_refused_and_the_plan_says_so(t
     job = Job("convert", ConvertConfig(), {"checkpoint": waiting}, 1, "test", tmp_path, tmp_path, tmp_path)
     assert check(job) == []
     assert plan(job).figures == {"parameters": "known once the checkpoint is made"}
-
