@@ -1,4 +1,4 @@
-"""A checkpoint of Megatron's, ours or anybody's, opened: its weights, what model they are, and what had to be inferred."""
+"""A checkpoint of Megatron's, ours or anybody's, opened: its weights, what model they are, what was inferred."""
 
 from argparse import Namespace
 from dataclasses import dataclass, replace

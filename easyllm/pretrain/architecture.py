@@ -12,12 +12,13 @@ OF_LLAMA_ONLY = ("kv_heads", "rope_theta")
 def architecture_of(
     config: PretrainConfig, ledger: dict[str, Any], dtype: str = "float32", padded: int | None = None
 ) -> Architecture:
-    """Every number of the model, with the family's own values where the recipe leaves them open.
+    """Every number of a new model, with the family's own values where the recipe leaves them open.
 
     ``ledger`` is the corpus' vocabulary ledger: tokenizer_size, special, eod_id. ``padded`` is the padded vocabulary
     of the checkpoints to go on from: another tensor parallel size alone would give another one, and another model.
     """
     model = config.model
+    assert model is not None
     llama = model.family == "llama"
     tokenizer_size = int(ledger["tokenizer_size"])
     return Architecture(

@@ -1,6 +1,7 @@
 """What must hold before a rank starts: Megatron itself hangs, asserts deep inside or trains something else."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from easyllm.core.errors import Problem, problem
@@ -8,20 +9,22 @@ from easyllm.core.stage import Job
 from easyllm.pretrain import cluster_checks
 from easyllm.pretrain.architecture import OF_LLAMA_ONLY, ffn_hidden
 from easyllm.pretrain.batch import batches_of_ramp, layout_of, nearest_legal
-from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.config import Model, PretrainConfig
 from easyllm.pretrain.data_checks import check_data
 from easyllm.pretrain.deepspeed_checks import check_engine
+from easyllm.pretrain.origin_checks import check_begin, check_origin, check_stages
 
 
-def check(job: Job[PretrainConfig]) -> list[Problem]:
-    """Everything wrong with the section, and with the corpus once that is there."""
+def check(job: Job[PretrainConfig], directory: Path | None = None) -> list[Problem]:
+    """Everything wrong with the section, and with the corpus and the model to go on from once they are there.
+
+    ``directory`` is where that model lies, once the stage has brought it here.
+    """
     config = job.config
     return [
         *check_engine(job),
-        *_family(config),
-        *_shape(config),
-        *_parallel(config),
-        *_pipeline(config),
+        *(check_begin(config) or _of_model(job, directory)),
+        *_virtual(config),
         *_sequence(config),
         *_batch(config),
         *_schedule(config),
@@ -29,6 +32,15 @@ def check(job: Job[PretrainConfig]) -> list[Problem]:
         *cluster_checks.check(job),
         *_tracking(config),
     ]
+
+
+def _of_model(job: Job[PretrainConfig], directory: Path | None) -> list[Problem]:
+    """Of a new model, or of the one to go on from."""
+    config, model = job.config, job.config.model
+    if model is None:
+        return check_origin(job, directory)
+    found = [*_family(model), *_shape(config, model), *_parallel(config, model)]
+    return [*found, *check_stages(config, model.layers)]
 
 
 def _wrong(code: str, key: str, **numbers: Any) -> Problem:
@@ -44,19 +56,18 @@ def _tracking(config: PretrainConfig) -> list[Problem]:
     ]
 
 
-def _family(config: PretrainConfig) -> list[Problem]:
+def _family(model: Model) -> list[Problem]:
     """Options that the chosen family has no place for would be read and ignored."""
-    if config.model.family == "llama":
+    if model.family == "llama":
         return []
-    given = [name for name in OF_LLAMA_ONLY if getattr(config.model, name) is not None]
-    found = [_wrong("MODEL-005", f"model.{name}", family=config.model.family) for name in given]
-    if config.model.tie_embeddings is False:
+    given = [name for name in OF_LLAMA_ONLY if getattr(model, name) is not None]
+    found = [_wrong("MODEL-005", f"model.{name}", family=model.family) for name in given]
+    if model.tie_embeddings is False:
         found.append(_wrong("MODEL-006", "model.tie_embeddings"))
     return found
 
 
-def _shape(config: PretrainConfig) -> list[Problem]:
-    model = config.model
+def _shape(config: PretrainConfig, model: Model) -> list[Problem]:
     found = []
     if model.hidden % model.heads:
         choice = nearest_legal(model.hidden, model.heads)
@@ -72,8 +83,8 @@ def _shape(config: PretrainConfig) -> list[Problem]:
     return found
 
 
-def _parallel(config: PretrainConfig) -> list[Problem]:
-    model, tensor = config.model, config.parallel.tensor
+def _parallel(config: PretrainConfig, model: Model) -> list[Problem]:
+    tensor = config.parallel.tensor
     parts = {"heads": model.heads, "kv_heads": model.kv_heads or model.heads, "ffn_hidden": ffn_hidden(model)}
     if parts["kv_heads"] == parts["heads"]:
         del parts["kv_heads"]
@@ -84,21 +95,11 @@ def _parallel(config: PretrainConfig) -> list[Problem]:
     ]
 
 
-def _pipeline(config: PretrainConfig) -> list[Problem]:
-    """Every stage, real or virtual, holds as many layers as any other."""
-    layout, layers = layout_of(config), config.model.layers
-    if layout.virtual_pipeline > 1 and layout.pipeline == 1:
-        return [_wrong("PRETRAIN-011", "parallel.virtual_pipeline", virtual=layout.virtual_pipeline)]
-    stages = layout.pipeline * layout.virtual_pipeline
-    if layers % stages == 0:
+def _virtual(config: PretrainConfig) -> list[Problem]:
+    layout = layout_of(config)
+    if layout.virtual_pipeline == 1 or layout.pipeline > 1:
         return []
-    choice = nearest_legal(layers, stages)
-    return [
-        _wrong(
-            "PRETRAIN-010", "parallel.pipeline", layers=layers, pipeline=layout.pipeline,
-            virtual=layout.virtual_pipeline, stages=stages, choice=choice,
-        )
-    ]  # fmt: skip
+    return [_wrong("PRETRAIN-011", "parallel.virtual_pipeline", virtual=layout.virtual_pipeline)]
 
 
 def _sequence(config: PretrainConfig) -> list[Problem]:
@@ -188,7 +189,20 @@ def _schedule(config: PretrainConfig) -> list[Problem]:
                 least=optimizer.min_learning_rate, most=optimizer.learning_rate,
             )
         )  # fmt: skip
-    return [*found, *_decay(config)]
+    return [*found, *_warmup(config), *_decay(config)]
+
+
+def _warmup(config: PretrainConfig) -> list[Problem]:
+    """warmup_from is below the rate that warm-up rises to, and there is a warm-up."""
+    optimizer = config.optimizer
+    if optimizer.warmup_from is None or (optimizer.warmup_steps and optimizer.warmup_from <= optimizer.learning_rate):
+        return []
+    return [
+        _wrong(
+            "PRETRAIN-103", "optimizer.warmup_from", least=optimizer.warmup_from, most=optimizer.learning_rate,
+            steps=optimizer.warmup_steps,
+        )
+    ]  # fmt: skip
 
 
 def _decay(config: PretrainConfig) -> list[Problem]:

@@ -91,8 +91,10 @@ def _mount(job: Job[PretrainConfig], cluster: ClusterConfig) -> list[Problem]:
     """Pods see what is on the claim, and nothing else of this machine."""
     if cluster.launcher != "kubernetes" or cluster.kubernetes is None:
         return []
-    mount, corpus = Path(cluster.kubernetes.mount), job.inputs.get("corpus")
-    paths = [job.out, *([corpus.path] if corpus and corpus.path else [])]
+    mount = Path(cluster.kubernetes.mount)
+    # Not of a .gguf: what the ranks read is made of it beside the runs.
+    read = [found.path for found in job.inputs.values() if found.path and found.path.suffix != ".gguf"]
+    paths = [job.out, *read]
     outside = [path for path in paths if not path.absolute().is_relative_to(mount)]
     return [_wrong("CLUSTER-013", "kubernetes.mount", mount=str(mount), path=str(path)) for path in outside[:1]]
 

@@ -8,13 +8,15 @@ from easyllm.core.stage import Job
 from easyllm.pretrain.blends import Blends, Source, blends_of, held_out_share, samples_of
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.split import Part, parts
+from easyllm.pretrain.vocabularies import difference, vocabulary
 
 
 def check_data(job: Job[PretrainConfig]) -> list[Problem]:
     """Nothing before the corpus has run."""
     blends, asked = blends_of(job), job.config.validation
-    if blends is None:
-        return []
+    wrong = list(_replay(job))
+    if blends is None or wrong:
+        return wrong
     if asked is not None and asked.share is not None and blends.valid:
         documents = sum(source.documents for source in blends.valid)
         return [_wrong("PRETRAIN-050", "validation.share", share=asked.share, documents=documents)]
@@ -22,6 +24,27 @@ def check_data(job: Job[PretrainConfig]) -> list[Problem]:
     if share is None:
         return [*_training(job.config, blends), *_own_parts(job.config, blends)]
     return [wrong for source in blends.train for wrong in _cut(job.config, blends, source, share)]
+
+
+def _replay(job: Job[PretrainConfig]) -> Iterator[Problem]:
+    """The corpus to mix in: another one, in the same tokens; and validation, which is on the corpus alone, has a part
+    of its own."""
+    replay, own, other = job.config.replay, job.inputs.get("corpus"), job.inputs.get("replay.corpus")
+    if replay is None or own is None or own.manifest is None or other is None or other.manifest is None:
+        return
+    assert own.path is not None
+    assert other.path is not None
+    if other.digest == own.digest:
+        yield _wrong("PRETRAIN-099", "replay.corpus", path=str(other.path))
+        return
+    theirs, mine = vocabulary(other.path / "tokenizer"), vocabulary(own.path / "tokenizer")
+    found = difference(theirs, mine) if theirs and mine else None
+    if found is not None:
+        numbers = {"token": found.token, "theirs": found.model, "ours": found.corpus}
+        yield _wrong("PRETRAIN-100", "replay.corpus", **{k: "-" if v is None else v for k, v in numbers.items()})
+    has_part = any(row["valid"] for row in own.manifest.records["tokens"]["sources"])
+    if job.config.validation is not None and not has_part:
+        yield _wrong("PRETRAIN-101", "validation")
 
 
 def _wrong(code: str, key: str, **numbers: Any) -> Problem:
@@ -48,7 +71,7 @@ def _own_parts(config: PretrainConfig, blends: Blends) -> Iterator[Problem]:
     """The parts that the corpus holds back are read where validation is asked for."""
     if config.validation is None:
         return
-    for sources in (blends.valid, blends.test):
+    for sources in (blends.valid, blends.test, blends.replay):
         for source in sources:
             needed = samples_of(source, sources, config.validation.samples)
             yield from _enough(config, source, Part(source.documents, source.tokens), needed)

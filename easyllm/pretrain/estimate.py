@@ -112,7 +112,8 @@ def stage_parameters(a: Architecture, layout: Layout, first: bool) -> int:
     layers = a.layers // layout.pipeline * layer_parameters(a, layout.tensor)
     embedding = a.padded_vocabulary // layout.tensor * a.hidden
     learned = a.max_positions * a.hidden if a.positions == "learned_absolute" else 0
-    front, end = embedding + learned, embedding + norm_parameters(a)  # tied ones stand on both stages
+    first_norm = norm_parameters(a) if a.embedding_norm else 0
+    front, end = embedding + learned + first_norm, embedding + norm_parameters(a)  # tied ones stand on both stages
     if layout.pipeline > 1:
         return layers + (front if first else end)
     return layers + front + norm_parameters(a) + (0 if a.tie_embeddings else embedding)
@@ -122,8 +123,10 @@ def layer_parameters(a: Architecture, tensor: int = 1) -> int:
     """Weights of one layer on one of ``tensor`` ranks: matrices divided, norms and the outer biases on each."""
     attention = (a.heads + 2 * a.kv_heads) * a.head_dim
     up = a.ffn_hidden * (2 if a.gated else 1)
-    divided = a.hidden * (attention + a.heads * a.head_dim + up + a.ffn_hidden) + (attention + up if a.biases else 0)
-    everywhere = (2 * a.hidden if a.biases else 0) + 2 * norm_parameters(a)
+    biases = attention + up if a.biases else attention if a.qkv_bias else 0
+    divided = a.hidden * (attention + a.heads * a.head_dim + up + a.ffn_hidden) + biases
+    norms = 2 * norm_parameters(a) + (2 * a.head_dim if a.qk_norm else 0)
+    everywhere = (2 * a.hidden if a.biases else 0) + norms
     return divided // tensor + everywhere
 
 

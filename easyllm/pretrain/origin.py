@@ -8,7 +8,7 @@ from easyllm.core.families.config import read_architecture
 from easyllm.core.megatron.architecture import Architecture, padded_vocabulary
 from easyllm.core.models import present_model
 from easyllm.core.stage import Job
-from easyllm.pretrain.architecture import special_ids
+from easyllm.pretrain.architecture import architecture_of, special_ids
 from easyllm.pretrain.config import PretrainConfig
 
 KEY = "pretrain.init"
@@ -43,14 +43,20 @@ def origin_of(job: Job[PretrainConfig], directory: Path | None = None) -> Origin
     return Origin(found.ref, directory, read_architecture(directory, "pretrain", KEY))
 
 
-def going_on(
-    origin: Origin, config: PretrainConfig, ledger: dict[str, Any] | None, dtype: str, padded: int | None = None
+def architecture_in(
+    config: PretrainConfig, origin: Origin | None, ledger: dict[str, Any], dtype: str, padded: int | None = None
 ) -> Architecture:
-    """What is trained: the model in the recipe's numbers, with rows for all tokens of the corpus.
+    """What is trained, be it new or going on."""
+    if origin is None:
+        return architecture_of(config, ledger, dtype, padded)
+    return _going_on(origin, config, ledger, dtype, padded)
 
-    A model may have more rows than its tokenizer: they stay. Before the corpus has run there are the model's alone.
-    """
-    rows = max(origin.rows, int(ledger["tokenizer_size"]) if ledger else 0)
+
+def _going_on(
+    origin: Origin, config: PretrainConfig, ledger: dict[str, Any], dtype: str, padded: int | None
+) -> Architecture:
+    """The model with rows for all tokens of the corpus. It may have more rows than its tokenizer: they stay."""
+    rows = max(origin.rows, int(ledger["tokenizer_size"]))
     return replace(
         origin.architecture,
         dropout=config.dropout or 0.0,
@@ -58,5 +64,5 @@ def going_on(
         tokenizer_size=rows,
         padded_vocabulary=padded or padded_vocabulary(rows, config.parallel.tensor),
         tensor_parallel=config.parallel.tensor,
-        special_ids=origin.architecture.special_ids | (special_ids(ledger) if ledger else {}),
+        special_ids=origin.architecture.special_ids | special_ids(ledger),
     )

@@ -1,6 +1,5 @@
 """What must hold for a model to be trained on from: its shape, its files, its tokens. No torch."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.families.weights import weight_files
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.stage import Job
+from easyllm.pretrain.batch import layout_of, nearest_legal
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.origin import Origin, origin_of
 from easyllm.pretrain.vocabularies import difference, vocabulary
@@ -59,8 +59,20 @@ def _shape(config: PretrainConfig, a: Architecture) -> Iterator[Problem]:
     for name, size in {"heads": a.heads, "kv_heads": a.kv_heads, "ffn_hidden": a.ffn_hidden}.items():
         if size % tensor and not (name == "kv_heads" and a.kv_heads == a.heads):
             yield _wrong("PRETRAIN-094", "parallel.tensor", name=name, size=size, tensor=tensor)
+    yield from check_stages(config, a.layers)
     if config.parallel.context > 1 and (a.positions == "alibi" or a.parallel_residual):
         yield _wrong("PRETRAIN-095", "parallel.context", family=a.family)
+
+
+def check_stages(config: PretrainConfig, layers: int) -> Iterator[Problem]:
+    """Every stage, real or virtual, holds as many layers as any other."""
+    layout = layout_of(config)
+    stages = layout.pipeline * layout.virtual_pipeline
+    if layers % stages and layout.pipeline > 1:
+        yield _wrong(
+            "PRETRAIN-010", "parallel.pipeline", layers=layers, pipeline=layout.pipeline,
+            virtual=layout.virtual_pipeline, stages=stages, choice=nearest_legal(layers, stages),
+        )  # fmt: skip
 
 
 def _tokens(job: Job[PretrainConfig], origin: Origin) -> Iterator[Problem]:

@@ -7,24 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import StageFailed, failed, refuse
+from easyllm.core.errors import StageFailed, UserError, failed, refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
+from easyllm.core.models import local_model
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
 from easyllm.pretrain import checkpoints, deepspeed_config, losses
-from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan
-from easyllm.pretrain.blends import Blends
+from easyllm.pretrain.blends import blends_of
+from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_checks import own_json
 from easyllm.pretrain.deepspeed_config import Extras
 from easyllm.pretrain.deepspeed_ops import prebuild
 from easyllm.pretrain.handover import clear, finished, hand_over, read_outcome
 from easyllm.pretrain.heartbeat import read_hung
-from easyllm.pretrain.job import RankJob
+from easyllm.pretrain.job import RankJob, Start
+from easyllm.pretrain.new_rows import FILE as NEW_ROWS
+from easyllm.pretrain.new_rows import new_rows
 from easyllm.pretrain.nodes import JOB_FILE, RANK_PROGRAM, elsewhere
-from easyllm.pretrain.plan import decisions
+from easyllm.pretrain.origin import Origin, architecture_in, origin_of
+from easyllm.pretrain.origin_plan import origin_decisions, origin_record
+from easyllm.pretrain.plan import decisions, padding_decision
 from easyllm.pretrain.precision import DTYPES, choose_dtype
 
 LAST_STEPS = 10
@@ -36,34 +41,60 @@ def run(job: Job[PretrainConfig]) -> Result:
     corpus = job.inputs["corpus"]
     if corpus.path is None or corpus.manifest is None:
         raise refuse("INPUT-005", stage=job.stage, key="pretrain.corpus", ref=corpus.ref)
-    ledger = corpus.manifest.records["ledger"]
+    origin = _origin(job)
     device, device_decision = _device(job)
     dtype, why_dtype = _dtype(job, device)
-    rank_job = rank_job_of(job, device, dtype)
+    rank_job = rank_job_of(job, device, dtype, origin)
     final = job.out / "checkpoint"
     if not final.is_dir():  # it stands already where a kill came between training and publishing
         (_await if elsewhere(job) else _train)(job, rank_job)
         os.rename(checkpoints.path_of(rank_job.checkpoints, job.config.steps), final)
-    return _gather(job, rank_job, corpus.path, ledger, device_decision, why_dtype)
+    return _gather(job, rank_job, corpus.path, origin, device_decision, why_dtype)
 
 
-def rank_job_of(job: Job[PretrainConfig], device: str, dtype: str) -> RankJob:
-    """What the ranks are told, resolved from a recipe whose corpus is there."""
-    corpus = job.inputs["corpus"]
-    assert corpus.path is not None
-    assert corpus.manifest is not None
-    ledger = corpus.manifest.records["ledger"]
+def _origin(job: Job[PretrainConfig]) -> Origin | None:
+    """The model to go on from, brought here and checked again now that it is."""
+    if "init" not in job.inputs:
+        return None
+    directory = local_model(job.inputs["init"], job.cache_dir, job.stage)
+    wrong = check(job, directory)
+    if wrong:
+        raise UserError(*wrong)
+    return origin_of(job, directory)
+
+
+def rank_job_of(job: Job[PretrainConfig], device: str, dtype: str, origin: Origin | None = None) -> RankJob:
+    """What the ranks are told, resolved from a recipe whose corpus, and the model to go on from, are there."""
+    blends, ledger = blends_of(job), _ledger(job)
+    assert blends is not None
     return RankJob(
         config=job.config,
-        architecture=architecture_of(job.config, ledger, dtype, _padded_before(job)),
+        architecture=architecture_in(job.config, origin, ledger, dtype, _padded_before(job)),
         seed=job.seed,
         device=device,
-        data=Blends.of_corpus(corpus.path, corpus.manifest.records["tokens"]),
+        data=blends,
         eod_id=int(ledger["eod_id"]),
         out=job.out,
         interface=job.cluster.interface if job.cluster else None,
         extras=_extras(job, device),
+        start=_start(job, origin) if origin else None,
     )
+
+
+def _ledger(job: Job[PretrainConfig]) -> dict[str, Any]:
+    """Of the corpus, which is there."""
+    corpus = job.inputs["corpus"].manifest
+    assert corpus is not None
+    return dict(corpus.records["ledger"])
+
+
+def _start(job: Job[PretrainConfig], origin: Origin) -> Start:
+    """The model's files, and beside the job file what the rows of new tokens begin as."""
+    rows = new_rows(job, origin)
+    if rows is None:
+        return Start(origin.directory)
+    rows.write(job.out / NEW_ROWS)
+    return Start(origin.directory, job.out / NEW_ROWS)
 
 
 def _device(job: Job[PretrainConfig]) -> tuple[str, Decision]:
@@ -153,7 +184,10 @@ def _broken(job: Job[PretrainConfig], broken: dict[str, Any]) -> StageFailed:
     if broken["zero"]:
         return failed("PRETRAIN-021", stage=job.stage, key="pretrain.corpus", step=broken["step"])
     if broken["step"] == 1:
-        init, precision = job.config.model.init_std, job.config.precision
+        precision, model = job.config.precision, job.config.model
+        if model is None:
+            return failed("PRETRAIN-102", stage=job.stage, key="pretrain.init", precision=precision)
+        init = model.init_std
         return failed("PRETRAIN-020", stage=job.stage, key="pretrain.model.init_std", init=init, precision=precision)
     return failed("PRETRAIN-006", stage=job.stage, key=key, step=broken["step"], rate=rate)
 
@@ -168,7 +202,12 @@ def _hung(job: Job[PretrainConfig], hung: list[dict[str, Any]]) -> StageFailed:
 
 
 def _gather(
-    job: Job[PretrainConfig], rank_job: RankJob, corpus: Path, ledger: dict[str, Any], device: Decision, why_dtype: str
+    job: Job[PretrainConfig],
+    rank_job: RankJob,
+    corpus: Path,
+    origin: Origin | None,
+    device: Decision,
+    why_dtype: str,
 ) -> Result:
     rows = losses.read(rank_job.losses)
     title = f"{job.recipe}: {rank_job.architecture.parameters():,} parameters, {rows[-1].tokens:,} tokens"
@@ -182,20 +221,21 @@ def _gather(
     tflops, why_peak = outcome["peak"]
     peak = Decision("peak", say("not_given") if tflops is None else f"{tflops:g} TFLOPS", why_peak)
     chosen = [
-        *decisions(job.config, rank_job.architecture, batch, why_dtype, rank_job.data),
+        *origin_decisions(job, origin),
+        padding_decision(job.config, rank_job.architecture),
+        *decisions(job.config, batch, rank_job.architecture.dtype, why_dtype, rank_job.data),
         *deepspeed_config.decision(job.config, rank_job.architecture.dtype, rank_job.extras.own),
     ]
     return Result(
         kind="checkpoint",
-        metrics=metrics(rows) | _test_loss(outcome),
+        metrics=metrics(rows) | outcome["measured"],
         decisions=[device, layers, peak, *chosen],
-        records={"architecture": rank_job.architecture.as_record(), "ledger": ledger},
+        records={
+            "architecture": rank_job.architecture.as_record(),
+            "ledger": _ledger(job),
+            **({"init": origin_record(job, origin)} if origin else {}),
+        },
     )
-
-
-def _test_loss(outcome: dict[str, Any]) -> dict[str, float]:
-    """Of the part that the corpus keeps for the end, where it was measured."""
-    return {} if outcome["test_loss"] is None else {"test_loss": outcome["test_loss"]}
 
 
 def _keep_for_good(rank_job: RankJob) -> None:

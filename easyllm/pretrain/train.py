@@ -254,7 +254,7 @@ def _first_weights(job: RankJob) -> "Weights | None":
         return None
     from easyllm.pretrain.start_weights import weights_of
 
-    return weights_of(job.start, job.architecture)
+    return weights_of(job.start, job.architecture, job.seed)
 
 
 def _newest_whole(directory: Path) -> Path | None:
