@@ -41,9 +41,6 @@ def open_checkpoint(path: Path, tokenizer_size: int | None = None) -> Opened:
     ``tokenizer_size`` is the tokenizer's, for a checkpoint of others: it knows which rows of the vocabulary mean
     something. UserError CONVERT-020 to -027.
     """
-    manifest = read_manifest(path)
-    if manifest is not None and (path / "checkpoint").is_dir():
-        path = path / "checkpoint"
     directory = iteration(path)
     try:
         weights, plain = _open(directory)
@@ -69,6 +66,8 @@ def open_weights(path: Path) -> Weights:
 
 def iteration(path: Path) -> Path:
     """The directory with the tensors: ``path``, or the iteration that Megatron-LM's tracker file names in it."""
+    if read_manifest(path) is not None and (path / "checkpoint").is_dir():
+        path = path / "checkpoint"  # of our artifact
     if (path / METADATA).is_file() or any(path.glob("mp_rank_*")):
         return path
     tracker = path / TRACKER

@@ -19,8 +19,10 @@ def parity_ids(tokenizer: Any | None, tokenizer_size: int, max_positions: int) -
     They follow one another in rows of ``max_positions``, most often one: it reaches positions further out than each
     of them would, nothing in it is padding, and every logit of it depends on all that stands before.
     """
-    texts = [*PROMPTS, PASSAGE] if tokenizer else []
-    ids = [id_ for text in texts for id_ in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    ids: list[int] = []
+    if tokenizer is not None:
+        for text in (*PROMPTS, PASSAGE):
+            ids += tokenizer(text, add_special_tokens=False)["input_ids"]
     known = [id_ for id_ in ids if id_ < tokenizer_size]  # a tokenizer may have more than the model has rows for
     count = min(SPREAD_IDS, tokenizer_size)
     stream = known + [i * (tokenizer_size - 1) // max(count - 1, 1) for i in range(count)]

@@ -10,6 +10,7 @@ from easyllm.convert.config import ConvertConfig
 from easyllm.convert.plan import plan
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.errors import refuse
+from easyllm.core.memory import peak_memory
 from easyllm.core.models import local_model, local_tokenizer, quiet_libraries
 from easyllm.core.stage import Job, Result
 
@@ -21,7 +22,9 @@ def run(job: Job[ConvertConfig]) -> Result:
     """A model or a checkpoint with its parity report; StageFailed, and nothing published, where it does not hold."""
     quiet_libraries()
     _clear(job.out)
-    return _to_hf(job) if job.config.to == "hf" else _to_megatron(job)
+    with peak_memory() as peak:
+        result = _to_hf(job) if job.config.to == "hf" else _to_megatron(job)
+    return replace(result, metrics={**result.metrics, "peak_memory_bytes": peak.bytes})
 
 
 def _clear(out: Path) -> None:
