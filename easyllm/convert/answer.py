@@ -55,9 +55,11 @@ def trace_file(directory: Path) -> Path:
 
 def main(job_file: Path) -> None:
     die_with_parent()
+    from easyllm.convert.foreign import open_weights
+
     question = Question(**json.loads(job_file.read_text("utf-8")))
     with megatron_session(rank_device("cpu"), Layout(), seed=1):
-        answer(question, _opened(Path(question.checkpoint)))
+        answer(question, open_weights(Path(question.checkpoint)))
 
 
 def answer(question: Question, weights: "Weights") -> None:
@@ -88,10 +90,10 @@ def _empty(a: Architecture) -> Any:
     """The model with no weights in it; tied ones apart, because the output layer asks for its own as its turn comes."""
     import torch
 
-    from easyllm.convert.stream import CPU, built_empty
+    from easyllm.convert.stream import built_empty
     from easyllm.core.megatron.model import build_model
 
-    model = built_empty(lambda: build_model(replace(a, tie_embeddings=False), CPU)[0])
+    model = built_empty(lambda: build_model(replace(a, tie_embeddings=False), torch.device("meta"))[0])
     return model.to(getattr(torch, a.dtype))  # Megatron builds the table of positions in fp32, and training casts it
 
 
@@ -109,12 +111,6 @@ def _run(model: Any, a: Architecture, weights: "Weights", ids: "torch.Tensor") -
     if a.tie_embeddings:
         stored[OUTPUT] = EMBEDDING
     return streamed(model, weights, stored, forward, NAME)
-
-
-def _opened(checkpoint: Path) -> "Weights":
-    from easyllm.convert.foreign import open_checkpoint
-
-    return open_checkpoint(checkpoint).weights
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A checkpoint of Megatron's, ours or anybody's, opened: its weights, what model they are, and what had to be inferred."""
+"""A checkpoint of Megatron's, ours or anybody's, opened: its weights, what model they are, what was inferred."""
 
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -60,6 +60,11 @@ def open_checkpoint(path: Path, tokenizer_size: int | None = None) -> Opened:
     own = plain.get(SAVED)
     step = own.get("step") if isinstance(own, dict) else plain.get("iteration")
     return Opened(weights, architecture, inferred, step if isinstance(step, int) else None)
+
+
+def open_weights(path: Path) -> Weights:
+    """The tensors alone, of a checkpoint whose architecture is known."""
+    return _open(iteration(path))[0]
 
 
 def iteration(path: Path) -> Path:

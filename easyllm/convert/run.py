@@ -10,7 +10,6 @@ from easyllm.convert.config import ConvertConfig
 from easyllm.convert.plan import plan
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.errors import refuse
-from easyllm.core.messages import say
 from easyllm.core.models import local_model, local_tokenizer, quiet_libraries
 from easyllm.core.stage import Job, Result
 
@@ -136,13 +135,13 @@ def _proof(job: Job[ConvertConfig], megatron: Path, a: Any, hf: Path, tokenizer:
 
 def _plain(a: Any) -> dict[str, Any]:
     """What stands beside the tensors: our record, and the arguments by which Megatron-LM knows the model."""
-    from argparse import Namespace
-
     from easyllm.convert.megatron_args import arguments_of
     from easyllm.core.megatron.files import SAVED
 
     ours = {"architecture": a.as_record(), "step": 0, "consumed": 0}
-    return {SAVED: ours, "args": Namespace(**arguments_of(a)), "checkpoint_version": 3.0, "iteration": 0}
+    arguments = arguments_of(a)
+    theirs = {"args": arguments} if arguments is not None else {}  # it has no words for ALiBi, say
+    return {SAVED: ours, **theirs, "checkpoint_version": 3.0, "iteration": 0}
 
 
 def _metrics(a: Any, parity: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from easyllm.core.memory import give_memory_back
 from easyllm.core.progress import progress
 
 CPU = torch.device("cpu")
-GIVE_BACK_BYTES = 100_000_000
+GIVE_BACK_BYTES = 32_000_000
 
 
 class _Read(Mapping[str, torch.Tensor]):

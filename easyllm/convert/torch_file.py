@@ -51,7 +51,7 @@ class StoredTensor:
         found = torch.empty(span, dtype=place.dtype)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start + place.offset * place.dtype.itemsize)
-            _fill(file, memoryview(found.view(torch.uint8).numpy()), self.path)
+            _fill(file, found.view(torch.uint8).numpy().data, self.path)
         if span == math.prod(place.shape) and _rows(place.shape, place.stride):
             return found.reshape(place.shape)
         return found.as_strided(place.shape, place.stride).clone(memory_format=torch.contiguous_format)

@@ -55,7 +55,7 @@ def _headlines(rows: list[Any]) -> list[str]:
                              duplicates=metrics["duplicate_documents"], path=row.path))  # fmt: skip
         if row.pretraining:
             lines.append(say("headline_epochs", **row.pretraining))
-        if row.manifest.kind == "checkpoint":
+        if row.manifest.kind == "checkpoint" and "first_loss" in metrics:  # one that was trained, not converted
             lines.append(say("headline_checkpoint", first=metrics["first_loss"], last=metrics["last_loss"]))
         if row.manifest.kind == "scores" and "base_loss" in metrics:
             lines.append(say("headline_loss", before=metrics["base_loss"], after=metrics["tuned_loss"]))

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from easyllm.core.artifact import sync_tree
 from easyllm.core.errors import UserError, problem
+from easyllm.core.memory import give_memory_back
 from easyllm.core.models import local_tokenizer, quiet_libraries
 from easyllm.core.stage import Job
 from easyllm.corpus import tokenizer_files

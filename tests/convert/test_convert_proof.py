@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from easyllm.convert.answer import Question
+from easyllm.convert.prompts import parity_ids
 from easyllm.convert.prove import EXACT, compared, judge, on_the_way_to, parted
 from easyllm.convert.stock import Stock
 from easyllm.core.errors import StageFailed
@@ -186,3 +187,22 @@ def test_files_of_the_bare_model_are_read_as_stock_loading_reads_them(
     (tmp_path / FILE).replace(tmp_path / "gpt2" / FILE)
     parity, _ = compared(questions["gpt2"], Stock.of(tmp_path / "gpt2"))
     assert parity.holds
+
+
+class Words:
+    """A tokenizer of one id a character, some past the model's rows."""
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [ord(character) for character in text]}
+
+
+def test_the_prompts_reach_the_whole_vocabulary_and_as_far_as_the_model_does() -> None:
+    [row] = parity_ids(Words(), 5000, 4096)
+    assert len(row) > 400
+    assert max(row) == 4999
+    assert row[-64:] == sorted(set(row[-64:]))
+    rows = parity_ids(Words(), 5000, 100)
+    assert [id_ for one in rows for id_ in one] == row
+    assert {len(one) for one in rows[:-1]} == {100}
+    assert parity_ids(None, 50, 32) == [list(range(32)), list(range(32, 50))]

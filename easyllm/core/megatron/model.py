@@ -69,7 +69,8 @@ def transformer_config(
         pipeline_dtype=getattr(torch, a.dtype),
         bf16=a.dtype == "bfloat16",
         fp16=a.dtype == "float16",
-        use_cpu_initialization=device.type == "cpu",
+        use_cpu_initialization=device.type != "cuda",
+        perform_initialization=device.type != "meta",
         batch_p2p_comm=device.type == "cuda",  # gloo has no batched sends
         attention_softmax_in_fp32=True,
         # CUDA kernels, all of them.
@@ -85,7 +86,7 @@ def transformer_config(
 
 def choose_layers(device: torch.device, a: Architecture) -> tuple[str, str]:
     """``transformer_engine`` or ``local`` (Megatron's own torch layers), and why."""
-    if device.type == "cpu":
+    if device.type != "cuda":
         return "local", say("why_local_layers")
     if a.positions == "alibi" or a.parallel_residual:
         return "local", say("why_family_layers", family=a.family)
@@ -104,7 +105,8 @@ def build_model(
 ) -> list[GPTModel]:
     """This rank's part of the model with its first weights, on ``device``: one chunk a virtual pipeline stage.
 
-    The weights are drawn from ``seed``, or read from ``source`` (whole, under Megatron's names) tensor by tensor.
+    The weights are drawn from ``seed``, or read from ``source`` (whole, under Megatron's names) tensor by tensor. On
+    the meta device nothing fills them, nor are they moved there: the caller builds under accelerate's means for that.
     Megatron must be initialised for ``layout``.
     """
     layout = layout or Layout()
@@ -112,10 +114,10 @@ def build_model(
     virtual = range(layout.virtual_pipeline) if layout.virtual_pipeline > 1 else [None]
     chunks = [_chunk(a, config, device, stage) for stage in virtual]
     for chunk in chunks:
-        if source is None:
-            weights.draw(chunk, a, seed)
-        else:
+        if source is not None:
             weights.fill(chunk, a, source)
+        elif device.type != "meta":
+            weights.draw(chunk, a, seed)
     return [chunk.to(device) if device.type == "cuda" else chunk for chunk in chunks]
 
 
