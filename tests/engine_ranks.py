@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.families.config import read_architecture
 from easyllm.core.megatron.session import laid_out, megatron_session, rank_device
 from easyllm.pretrain.architecture import architecture_of
 from easyllm.pretrain.batch import batch_plan, layout_of, step_samples
 from easyllm.pretrain.config import PretrainConfig
+from easyllm.pretrain.job import Start
+from easyllm.pretrain.origin import Origin, architecture_in
 from easyllm.pretrain.precision import choose_dtype
 
 SEED = 1234
@@ -53,8 +56,8 @@ def _train(
     from easyllm.pretrain.engine import open_engine
 
     dtype, _ = choose_dtype(config.precision, "cpu")
-    architecture = replace(architecture_of(config, LEDGER, dtype), padded_vocabulary=PADDED)
-    engine = open_engine(architecture, config, device, SEED, Extras({}, Path(library) if library else None))
+    architecture, source = _first(config, dtype)
+    engine = open_engine(architecture, config, device, SEED, Extras({}, Path(library) if library else None), source)
     consumed, losses, norms, rates = 0, [], [], []
     kept: dict[int, int] = {}
     if "load" in scenario:
@@ -81,6 +84,18 @@ def _train(
         found["bytes"] = held_bytes(engine) | {"activations": sum(kept.values())}
     engine.close()
     return found
+
+
+def _first(config: PretrainConfig, dtype: str) -> tuple[Any, Any]:
+    """The architecture, and what the first weights are read from: a model's directory, where ``init`` names one."""
+    if config.init is None:
+        return replace(architecture_of(config, LEDGER, dtype), padded_vocabulary=PADDED), None
+    from easyllm.pretrain.start_weights import weights_of
+
+    directory = Path(config.init)
+    origin = Origin(config.init, directory, read_architecture(directory, "pretrain", "pretrain.init"))
+    architecture = architecture_in(config, origin, LEDGER, dtype)
+    return architecture, weights_of(Start(directory), architecture, SEED)
 
 
 def counting_kept(engine: Any, kept: dict[int, int]) -> Any:
