@@ -110,7 +110,7 @@ def _run(model: Any, a: Architecture, weights: "Weights", ids: "torch.Tensor") -
     stored = {name: name for name, _ in model.named_parameters()}
     if a.tie_embeddings:
         stored[OUTPUT] = EMBEDDING
-    return streamed(model, weights, stored, forward, NAME)
+    return streamed(model, weights, stored, forward, "logits of Megatron-Core")
 
 
 if __name__ == "__main__":

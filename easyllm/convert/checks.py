@@ -1,6 +1,9 @@
 """What must hold before anything is read."""
 
+from pathlib import Path
+
 from easyllm.convert.config import ConvertConfig
+from easyllm.convert.iteration import iteration
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.families.config import read_architecture
 from easyllm.core.families.tables import FAMILIES
@@ -29,12 +32,22 @@ def check(job: Job[ConvertConfig]) -> list[Problem]:
 def _checkpoint(job: Job[ConvertConfig]) -> list[Problem]:
     """An artifact must say what model it holds, and the model must be of a family with a table."""
     found = job.inputs.get("checkpoint")
-    if found is None or found.manifest is None:
+    if found is None or found.path is None:
         return []
+    if found.manifest is None:
+        return [] if found.stage else _foreign(found.path)
     reason = _unreadable(found.manifest.records)
     if reason is None:
         return []
     return [problem("CONVERT-001", stage=job.stage, key="convert.checkpoint", path=str(found.path), reason=reason)]
+
+
+def _foreign(path: Path) -> list[Problem]:
+    try:
+        iteration(path)
+    except UserError as error:
+        return list(error.problems)
+    return []
 
 
 def _unreadable(records: dict[str, object]) -> str | None:

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
 
+HALVES = ("bf16", "fp16")
+"""dtypes of two bytes."""
+
 
 class ConvertConfig(Section):
     """A Megatron checkpoint to a model that stock transformers loads, or such a model to a Megatron checkpoint;

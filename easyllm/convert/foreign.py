@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from easyllm.convert.iteration import iteration
 from easyllm.convert.legacy import LegacyRanks, OldOrder
 from easyllm.convert.megatron_args import NoFamily, NotOurs, architecture_of_arguments
 from easyllm.convert.shapes import differing
-from easyllm.convert.torch_dist import METADATA, TorchDist, common_values
+from easyllm.convert.torch_dist import TorchDist, common_values
 from easyllm.convert.torch_file import Unreadable
-from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import UserError, problem
 from easyllm.core.families.tables import FAMILIES
 from easyllm.core.families.weights import Weights
@@ -18,7 +18,6 @@ from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.files import SAVED
 from easyllm.core.messages import say
 
-TRACKER = "latest_checkpointed_iteration.txt"
 EMBEDDING = "embedding.word_embeddings.weight"
 LISTED = 4
 
@@ -62,22 +61,6 @@ def open_checkpoint(path: Path, tokenizer_size: int | None = None) -> Opened:
 def open_weights(path: Path) -> Weights:
     """The tensors alone, of a checkpoint whose architecture is known."""
     return _open(iteration(path))[0]
-
-
-def iteration(path: Path) -> Path:
-    """The directory with the tensors: ``path``, or the iteration that Megatron-LM's tracker file names in it."""
-    if read_manifest(path) is not None and (path / "checkpoint").is_dir():
-        path = path / "checkpoint"  # of our artifact
-    if (path / METADATA).is_file() or any(path.glob("mp_rank_*")):
-        return path
-    tracker = path / TRACKER
-    if tracker.is_file():
-        name = tracker.read_text("utf-8").strip()
-        found = path / (f"iter_{int(name):07d}" if name.isdigit() else name)
-        if found.is_dir():
-            return found
-        raise _refused("CONVERT-021", path, reason=say("iteration_gone", file=TRACKER, name=name))
-    raise _refused("CONVERT-020", path)
 
 
 def _open(directory: Path) -> tuple[Weights, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What conversion will do."""
 
 from easyllm.convert.checks import check
-from easyllm.convert.config import ConvertConfig
+from easyllm.convert.config import HALVES, ConvertConfig
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.families.config import read_architecture
@@ -12,7 +12,7 @@ from easyllm.core.models import present_model
 from easyllm.core.stage import Job, Plan
 
 ANSWER = "easyllm.convert.answer"
-NUMBER_BYTES = {"auto": 4, "fp32": 4, "bf16": 2, "fp16": 2}
+FLOAT_BYTES, HALF_BYTES = 4, 2
 PROOF_BYTES = 1_000_000_000
 """What conversion and its proof take beside the largest file of weights."""
 TOLERANCE = 3e-5
@@ -34,7 +34,7 @@ def plan(job: Job[ConvertConfig]) -> Plan:
     if a is None:
         unknown = say("after_checkpoint") if config.to == "hf" else say("after_model")
         return Plan({"parameters": unknown}, [], decisions)
-    weights = a.parameters() * NUMBER_BYTES[config.dtype]
+    weights = a.parameters() * (HALF_BYTES if config.dtype in HALVES else FLOAT_BYTES)
     figures = {
         "family": say("family_as", family=a.family, hf_class=FAMILIES[a.family].hf_class),
         "parameters, padded rows included": a.parameters(),

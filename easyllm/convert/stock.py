@@ -67,7 +67,7 @@ def _run(model: Any, weights: Weights, ids: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = model(ids, use_cache=False).logits
         return logits
 
-    return streamed(model, weights, _stored(model, weights), forward, NAME)
+    return streamed(model, weights, _stored(model, weights), forward, "logits of transformers")
 
 
 def _stored(model: Any, weights: Weights) -> dict[str, str]:

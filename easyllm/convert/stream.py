@@ -47,14 +47,14 @@ def built_empty(build: Callable[[], Any]) -> Any:
 
 
 def streamed(
-    model: Any, weights: Weights, stored: Mapping[str, str], run: Callable[[Any], torch.Tensor], side: str
+    model: Any, weights: Weights, stored: Mapping[str, str], run: Callable[[Any], torch.Tensor], bar_name: str
 ) -> torch.Tensor:
     """``run(model)``, once, of a model that was built empty; tensors are cast to the model's dtype as they are read.
 
     ``stored`` has the name in ``weights`` of each of the model's tensors. Every tensor is read once, under a progress
-    bar of ``side``.
+    bar of that name.
     """
-    with progress(f"logits of {side}", len(stored), "tensors") as bar:
+    with progress(bar_name, len(stored), "tensors") as bar:
         attach_align_device_hook(model, CPU, offload=True, weights_map=_Read(weights, stored, bar.advance))
         with torch.inference_mode():
             return run(model)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from easyllm.convert.iteration import METADATA
 from easyllm.convert.safe_pickle import Inert, read_pickle
 from easyllm.convert.torch_file import StoredTensor, Unreadable, open_torch_file
 
-METADATA = ".metadata"
 COMMON = "common.pt"
 LAYERS = "decoder.layers."
 FUSED_NORMS = {

@@ -25,14 +25,15 @@ def write_shards(weights: Weights, out: Path, shard_bytes: int, dtype: torch.dty
     }
     split = split_torch_state_dict_into_shards(empty, filename_pattern=PATTERN, max_shard_size=shard_bytes)
     total = sum(tensor.nbytes for tensor in empty.values())
+    numbers = sum(tensor.numel() for tensor in empty.values())
     largest = 0
-    with progress("convert", total, "bytes") as bar:
+    with progress("convert", numbers, "weights") as bar:
         for file, names in split.filename_to_tensors.items():
             tensors = {}
             for name in names:
                 read = weights.read(name)
                 tensors[name] = (read if dtype is None else read.to(dtype)).contiguous()
-                bar.advance(tensors[name].nbytes)
+                bar.advance(read.numel())
             save_file(tensors, out / file, metadata={"format": "pt"})
             (out / file).chmod(0o644)  # the writer leaves 0600, and a server may run as somebody else
             largest = max(largest, (out / file).stat().st_size)
