@@ -11,7 +11,7 @@ from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.models import present_model
 from easyllm.core.stage import Job
 
-ONLY = {"hf": ("checkpoint", "shard_mb"), "megatron": ("model", "tensor_parallel", "new_rows")}
+ONLY = {"hf": ("checkpoint", "tokenizer", "shard_mb"), "megatron": ("model", "tensor_parallel")}
 """Keys that mean something in one direction only."""
 
 

@@ -25,11 +25,8 @@ class ConvertConfig(Section):
     """With to: megatron. The model: a stage, a directory of safetensors, hf:org/name, modelscope:org/name,
     a .gguf file or package:NAME."""
     tokenizer: Annotated[str | None, Takes("model")] = None
-    """A directory, hf:org/name or package:NAME. With to: hf, the tokenizer of a checkpoint that carries none.
-    With to: megatron, one that extends the model's own: rows are added for its new tokens."""
-    new_rows: Literal["pieces", "mean", "random"] = "pieces"
-    """What added rows begin as. pieces: the mean of the rows of the pieces into which the model's own tokenizer
-    splits the token. mean: the mean of all rows. random: drawn with the model's initializer_range."""
+    """With to: hf. The tokenizer of a checkpoint that carries none: a directory, hf:org/name or package:NAME. Its
+    size says which rows of the vocabulary mean something."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """In which the weights are written. auto: as they are stored."""
     tensor_parallel: Annotated[int, Field(ge=1)] = 1

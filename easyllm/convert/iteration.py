@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import UserError, problem
 from easyllm.core.messages import say
 
