@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from easyllm.convert.torch_dist import FUSED_NORMS, model_order
+from easyllm.convert.torch_dist import model_order
 from easyllm.convert.torch_file import StoredTensor, Unreadable, open_torch_file
+from easyllm.core.families.table import FUSED_NORMS
 
 FILE = "model_optim_rng.pt"
 RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?")

@@ -16,14 +16,10 @@ import torch
 from easyllm.convert.iteration import METADATA
 from easyllm.convert.safe_pickle import Inert, read_pickle
 from easyllm.convert.torch_file import StoredTensor, Unreadable, open_torch_file
+from easyllm.core.families.table import FUSED_NORMS
 
 COMMON = "common.pt"
 LAYERS = "decoder.layers."
-FUSED_NORMS = {
-    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
-    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
-}
-"""Such files hold a norm under the name that Transformer Engine gives it, whichever layers wrote them."""
 NO_WEIGHTS = re.compile(r"(^|.*\.)(optimizer|_extra_state|rng_state|rerun_state_machine_state)(\.|/|$).*")
 HALVES = ("_w", "_v")
 """Ends of two keys that together are gate and up-projection, where a run kept every shard apart."""

@@ -17,16 +17,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
+from easyllm.core.families.table import FUSED_NORMS
 from easyllm.core.families.weights import Weights
 from easyllm.core.megatron.files import FILES, sum_of
 from easyllm.core.progress import Progress, progress
 
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
-FUSED_NORMS = {
-    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-}
-"""Such files hold a norm under the name that Transformer Engine gives it, whichever layers read them."""
 WITH_EXTRA_STATE = (
     "self_attention.linear_qkv", "self_attention.core_attention", "self_attention.linear_proj", "mlp.linear_fc1",
     "mlp.linear_fc2",
@@ -56,7 +52,7 @@ def write_checkpoint(
 
 def file_key(name: str) -> tuple[str, int | None]:
     """The key that holds a tensor, and its place among the layers that are stacked there."""
-    for apart, fused in FUSED_NORMS.items():
+    for fused, apart in FUSED_NORMS.items():
         name = name.replace(apart, fused)
     found = LAYER.match(name)
     return (f"decoder.layers.{name[found.end() :]}", int(found[1])) if found else (name, None)

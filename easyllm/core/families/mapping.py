@@ -39,6 +39,8 @@ def _parts_of_joined(joined: torch.Tensor, a: Architecture) -> Parts:
 
 def _padded(rows: torch.Tensor, a: Architecture) -> torch.Tensor:
     """With zero rows up to the padded vocabulary."""
+    if a.padded_vocabulary == a.tokenizer_size == rows.shape[0]:
+        return rows
     whole = rows.new_zeros(a.padded_vocabulary, *rows.shape[1:])
     whole[: a.tokenizer_size] = rows
     return whole

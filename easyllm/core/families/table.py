@@ -10,6 +10,11 @@ from typing import Any
 REQUIRED = object()
 """The default of a key that every config.json has."""
 MEGATRON_LAYER = "decoder.layers.{n}."
+FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+"""Transformer Engine holds a norm with the layer behind it. Checkpoints have its name, whichever layers wrote them."""
 
 
 @dataclass(frozen=True)

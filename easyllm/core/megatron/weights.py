@@ -12,6 +12,7 @@ import torch
 from megatron.core import parallel_state
 
 from easyllm.core.errors import StageFailed
+from easyllm.core.families.table import FUSED_NORMS
 from easyllm.core.families.weights import Weights
 from easyllm.core.megatron.architecture import Architecture
 
@@ -20,11 +21,6 @@ INTO_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight")
 """Matrices whose output is added to the residual stream: drawn smaller, the more layers add to it."""
 VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
 """Matrices with a row for every id, and padded rows behind them."""
-FUSED_NORMS = {
-    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
-    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
-}
-"""Transformer Engine holds a norm with the layer behind it, under another name than the local layers."""
 
 
 def not_yet(weight: torch.Tensor) -> torch.Tensor:
