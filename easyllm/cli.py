@@ -97,7 +97,7 @@ _stage_verb(
     "local, it writes the job into the run's folder, prints the commands and ends with exit code 3; called again, it "
     "tells how far they are, and gathers the checkpoint once they have ended.",
 )
-_stage_verb("convert", "Megatron checkpoint to a Hugging Face model, proven by parity.")
+_stage_verb("convert", "Megatron checkpoint to a Hugging Face model or back, proven by parity.")
 _stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
 _stage_verb("align", "Preference pairs and a model to a better model (not built yet).")

@@ -154,6 +154,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "steps": 60,
         "checkpoint_every_steps": 20,
     },
+    "zero-3": {"engine": "deepspeed", "deepspeed": {"zero_stage": 3}, "parallel": {"tensor": 2}},
     "one-rank": {"ranks": 1, "peak_tflops": 0.1},
     "data-parallel": {},
     "tensor-parallel": {"parallel": {"tensor": 2}},

@@ -1,1 +1,1 @@
-"""A Megatron checkpoint becomes a Hugging Face model, proven by parity."""
+"""A Megatron checkpoint becomes a Hugging Face model, or such a model a checkpoint, proven by parity."""

@@ -38,7 +38,7 @@ def convert_job(checkpoint: Path, out: Path) -> Job[ConvertConfig]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "zero", "zero-3"])
 def test_a_trained_checkpoint_loads_in_stock_transformers(base: Path, tmp_path: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
