@@ -1,4 +1,4 @@
-"""Hugging Face to Megatron and back, and Megatron there and back, for every family: the same bits, from file to file."""
+"""Hugging Face to Megatron and back, and Megatron there and back, for every family: the same bits, file to file."""
 
 from pathlib import Path
 
