@@ -6,6 +6,7 @@ Without Megatron: the format is torch.distributed.checkpoint's, with Megatron's 
 import io
 import json
 import re
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def write_checkpoint(
     ``weights`` have Megatron's names at tensor parallel 1. ``plain`` values stand beside the tensors.
     """
     sizes = sum(torch.Size(weights.shape(name)).numel() for name in weights.names())
-    with progress("convert", sizes, "weights") as bar:
+    with progress("convert", sizes, "weights") as bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this is one process, as it is meant
         writer = FileSystemWriter(str(directory), thread_count=1)
         save_distributed({}, storage_writer=writer, planner=_OneByOne(weights, dtype, bar), no_dist=True)
     torch.save(plain, directory / COMMON)

@@ -78,7 +78,7 @@ def test_a_model_goes_from_text_to_a_merged_model_and_through_megatron_and_back(
     easyllm("run", recipe)
     run = tmp_path / "runs" / "whole"
     assert manifest(run / "convert")["records"]["parity"]["holds"]
-    (decision,) = [d for d in manifest(run / "finetune")["decisions"] if d["name"] == "targets"]
+    (decision,) = [d for d in manifest(run / "finetune")["decisions"] if d["what"] == "targets"]
     assert decision["value"] == TARGETS[family]
     merged = AutoModelForCausalLM.from_pretrained(run / "merge")
     assert merged.config.model_type == family
