@@ -1,6 +1,7 @@
 """A model of another family, from text to a merged model, and that model to Megatron and back."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,40 +66,68 @@ def manifest(artifact: Path) -> dict[str, Any]:
     return read
 
 
+def run_all(easyllm_in: Any, folder: Path) -> None:
+    """Text to a merged model; then that model to Megatron and back."""
+    easyllm_in(folder, "run", whole_recipe(folder))
+    easyllm_in(folder, "run", write_recipe(folder, "there", convert={"to": "megatron", "model": "runs/whole/merge"}))
+    easyllm_in(folder, "run", write_recipe(folder, "back", convert={"to": "hf", "checkpoint": "runs/there/convert"}))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, easyllm_in: Any) -> dict[str, Path]:
+    """The folder of each family, run beside each other: most of their time is the start of processes."""
+    base = tmp_path_factory.mktemp("families")
+    folders = {family: base / family for family in TARGETS}
+    for family, folder in folders.items():
+        write_model(folder / "model", family)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda folder: run_all(easyllm_in, folder), folders.values()))  # list: errors are raised here
+    return folders
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TARGETS)
-def test_a_model_goes_from_text_to_a_merged_model_and_through_megatron_and_back(
-    tmp_path: Path, easyllm: Any, family: str
+def test_a_model_goes_from_text_to_a_merged_model_that_stock_transformers_loads(
+    finished: dict[str, Path], family: str
 ) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    write_model(tmp_path / "model", family)
-    recipe = whole_recipe(tmp_path)
-    easyllm("run", recipe)
-    run = tmp_path / "runs" / "whole"
+    run = finished[family] / "runs" / "whole"
     assert manifest(run / "convert")["records"]["parity"]["holds"]
-    (decision,) = [d for d in manifest(run / "finetune")["decisions"] if d["what"] == "targets"]
-    assert decision["value"] == TARGETS[family]
+    (targets,) = [d["value"] for d in manifest(run / "finetune")["decisions"] if d["what"] == "targets"]
+    assert targets == TARGETS[family]
     merged = AutoModelForCausalLM.from_pretrained(run / "merge")
     assert merged.config.model_type == family
     ids = AutoTokenizer.from_pretrained(run / "merge")("The lighthouse", return_tensors="pt")["input_ids"]
     assert merged(ids).logits.isfinite().all()
 
-    stages, node = [], json.loads(easyllm("lineage", "runs/whole/merge", "--json").stdout)
-    for key in ("adapter", "base", "checkpoint", "corpus"):
-        stages.append(node["stage"])
-        if key == "checkpoint":
-            assert node["inputs"][key]["from"]["inputs"]["init"]["ref"] == "model"
-        node = node["inputs"][key]["from"]
-    assert [*stages, node["stage"]] == STAGES[::-1]
-    assert f"Nothing to do: all {len(STAGES)} stages are fresh." in easyllm("run", recipe).stderr
 
-    there = write_recipe(tmp_path, "there", convert={"to": "megatron", "model": "runs/whole/merge"})
-    back = write_recipe(tmp_path, "back", convert={"to": "hf", "checkpoint": "runs/there/convert"})
-    easyllm("run", there)
-    easyllm("run", back)
-    found, wanted = HfFiles(tmp_path / "runs" / "back" / "convert"), HfFiles(run / "merge")
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TARGETS)
+def test_its_lineage_is_whole_and_a_second_run_has_nothing_to_do(
+    finished: dict[str, Path], easyllm_in: Any, family: str
+) -> None:
+    node = json.loads(easyllm_in(finished[family], "lineage", "runs/whole/merge", "--json").stdout)
+    stages = [node["stage"]]
+    for key in ("adapter", "base", "checkpoint", "corpus"):
+        if key == "corpus":
+            assert node["inputs"]["init"]["ref"] == "model"
+        node = node["inputs"][key]["from"]
+        stages.append(node["stage"])
+    assert stages == STAGES[::-1]
+    assert node["inputs"]["input"]["ref"] == "corpus.jsonl"
+    done = easyllm_in(finished[family], "run", "whole.yaml")
+    assert f"Nothing to do: all {len(STAGES)} stages are fresh." in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TARGETS)
+def test_the_merged_model_goes_to_megatron_and_back_bit_by_bit(finished: dict[str, Path], family: str) -> None:
+    import torch
+
+    runs = finished[family] / "runs"
+    assert manifest(runs / "there" / "convert")["records"]["parity"]["holds"]
+    found, wanted = HfFiles(runs / "back" / "convert"), HfFiles(runs / "whole" / "merge")
     assert sorted(found.names()) == sorted(wanted.names())
     for name in wanted.names():
         assert found.dtype(name) == wanted.dtype(name), name
