@@ -40,6 +40,9 @@ class Question:
     trace: tuple[int, int] | None = None
     """Positions [from, to) of the only prompt whose way through the model is wanted, in place of logits."""
 
+    rounded: str | None = None
+    """The dtype that the weights are rounded to first: what was converted into another one says what these say."""
+
     def write(self, path: Path) -> None:
         write_whole(path, json.dumps(asdict(self)))
 
@@ -59,7 +62,16 @@ def main(job_file: Path) -> None:
 
     question = Question(**json.loads(job_file.read_text("utf-8")))
     with megatron_session(rank_device("cpu"), Layout(), seed=1):
-        answer(question, open_weights(Path(question.checkpoint)))
+        answer(question, rounded(open_weights(Path(question.checkpoint)), question.rounded))
+
+
+def rounded(weights: "Weights", dtype: str | None) -> "Weights":
+    """The weights in that dtype; as they are stored for None."""
+    import torch
+
+    from easyllm.core.families.weights import Rounded
+
+    return weights if dtype is None else Rounded(weights, getattr(torch, dtype))
 
 
 def answer(question: Question, weights: "Weights") -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from easyllm.convert import stock
-from easyllm.convert.answer import NAME, Question, logits_file, trace_file
+from easyllm.convert.answer import NAME, Question, logits_file, rounded, trace_file
 from easyllm.convert.plan import ANSWER, TOLERANCE
 from easyllm.convert.stock import Stock
 from easyllm.convert.trace import first_parting, load_trace, module_of
@@ -45,16 +45,20 @@ class Proof:
         return self.exact.as_record() | ({"stored": self.stored.as_record()} if self.stored else {})
 
 
-def prove(checkpoint: Path, a: Architecture, hf: Stock, prompts: list[list[int]], scratch: Path) -> Proof:
+def prove(
+    checkpoint: Path, a: Architecture, hf: Stock, prompts: list[list[int]], scratch: Path, into: str | None = None
+) -> Proof:
     """Megatron's ``checkpoint`` against ``hf``; StageFailed PARITY-001 to -006 where they do not say the same.
 
-    Neither model is ever in memory: of each side one tensor at a time is, once for every dtype. ``scratch`` is made,
+    Neither model is ever in memory: of each side one tensor at a time is, once for every dtype. ``into``
+    is the dtype that was converted into, where it is not the one that is stored. ``scratch`` is made,
     and gone when they agree.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    hf = replace(hf, weights=rounded(hf.weights, into))
     dtypes = [EXACT, *{hf.dtype()} - {EXACT}]
-    question = Question(str(checkpoint), a.as_record(), prompts, dtypes, str(scratch))
+    question = Question(str(checkpoint), a.as_record(), prompts, dtypes, str(scratch), rounded=into)
     ask(question)
     proof = judge(question, hf)
     shutil.rmtree(scratch)
@@ -76,10 +80,10 @@ def judge(question: Question, hf: Stock) -> Proof:
         ask(asked)
         raise parted(asked, hf, exact)
     note(say("parity_holds", stage="convert", **exact.as_record()))
-    rounded = [_stored(question, hf, dtype) for dtype in question.dtypes if dtype != EXACT]
-    for parity in rounded:
+    stored = [_stored(question, hf, dtype) for dtype in question.dtypes if dtype != EXACT]
+    for parity in stored:
         note(say("parity_holds", stage="convert", **parity.as_record()))
-    return Proof(exact, rounded[0] if rounded else None)
+    return Proof(exact, stored[0] if stored else None)
 
 
 def compared(question: Question, hf: Stock) -> tuple[Parity, list[int]]:

@@ -131,7 +131,7 @@ def _proof(job: Job[ConvertConfig], megatron: Path, a: Any, hf: Path, tokenizer:
     from easyllm.convert.stock import Stock
 
     prompts = parity_ids(tokenizer, a.tokenizer_size, a.max_positions)
-    found = prove(megatron, a, Stock.of(hf), prompts, job.out / SCRATCH).as_record()
+    found = prove(megatron, a, Stock.of(hf), prompts, job.out / SCRATCH, DTYPES.get(job.config.dtype)).as_record()
     write_whole(job.out / PARITY, json.dumps(found, indent=2) + "\n")
     return found
 

@@ -1,6 +1,7 @@
 """Conversion for real: a trained checkpoint becomes a model that stock transformers loads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_a_checkpoint_of_two_halves_converts_to_the_same_model_as_one_of_a_singl
     # Trained apart, so equal only as far as sums in another order are; a misplaced half would differ by 0.02.
     for key in one:
         torch.testing.assert_close(halves[key], one[key], atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_model_written_in_another_dtype_is_proven_in_that_one(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    job = convert_job(trained(base, "one-rank"), tmp_path / "hf")
+    result = run(replace(job, config=ConvertConfig(dtype="bf16")))
+    assert {tensor.dtype for tensor in load_file(tmp_path / "hf" / "model.safetensors").values()} == {torch.bfloat16}
+    assert result.records["parity"]["holds"]
+    assert result.records["parity"]["stored"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.slow

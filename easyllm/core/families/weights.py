@@ -80,6 +80,25 @@ class HfFiles:
             return tensor.clone()  # a copy: the file's pages need not stay in memory
 
 
+class Rounded:
+    """``weights`` in another dtype."""
+
+    def __init__(self, weights: Weights, dtype: "torch.dtype") -> None:
+        self._weights, self._dtype = weights, dtype
+
+    def names(self) -> list[str]:
+        return self._weights.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def dtype(self, name: str) -> "torch.dtype":
+        return self._dtype
+
+    def read(self, name: str) -> "torch.Tensor":
+        return self._weights.read(name).to(self._dtype)
+
+
 def _headers(path: Path) -> dict[str, dict[str, Any]]:
     """dtype, shape and data_offsets by tensor name: a safetensors file begins with them."""
     with path.open("rb") as file:
