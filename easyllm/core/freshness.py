@@ -5,6 +5,7 @@ from typing import Any
 
 from easyllm.core.artifact import is_whole, read_manifest
 from easyllm.core.digest import of_value
+from easyllm.core.section import Section
 from easyllm.core.stage import Job
 
 
@@ -24,9 +25,22 @@ def config_of(job: Job[Any]) -> dict[str, Any]:
 
 def fingerprint(job: Job[Any]) -> str:
     """Of everything that decides the outcome: stage, config, seed and the content of every input."""
-    config = {name: value for name, value in config_of(job).items() if name not in job.config.HOW}
+    config = _asked(job.config)
     inputs = {role: found.digest for role, found in job.inputs.items()}
     return of_value([job.stage, config, job.seed, inputs])
+
+
+def _asked(value: Any) -> Any:
+    """What decides the outcome of a section, as plain JSON values: its HOW fields are left out at every level."""
+    if isinstance(value, Section):
+        kept = {name: getattr(value, name) for name in type(value).model_fields if name not in value.HOW}
+        plain = value.model_dump(mode="json", include=set(kept))
+        return {name: _asked(kept[name]) if _holds_sections(kept[name]) else plain[name] for name in kept}
+    return [_asked(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _holds_sections(value: Any) -> bool:
+    return isinstance(value, Section) or (isinstance(value, list) and any(isinstance(v, Section) for v in value))
 
 
 def state(job: Job[Any]) -> State:

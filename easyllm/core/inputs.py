@@ -26,15 +26,22 @@ class Takes:
     """Annotation of a config field: ``what`` it takes and, for artifacts and models, their ``kinds``.
 
     ``columns``: Parquet and Arrow files of a folder are taken too. ``foreign``: a directory that is no artifact is.
+    ``shelf``: where ``builtin:NAME`` is looked up, as builtin data called shelf + NAME.
     """
 
     def __init__(
-        self, what: Literal["artifact", "files", "model"], *kinds: str, columns: bool = False, foreign: bool = False
+        self,
+        what: Literal["artifact", "files", "model"],
+        *kinds: str,
+        columns: bool = False,
+        foreign: bool = False,
+        shelf: str = "",
     ) -> None:
         self.what = what
         self.kinds = kinds
         self.columns = columns
         self.foreign = foreign
+        self.shelf = shelf
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,8 @@ def _files(stage: str, key: str, ref: str, place: Place, takes: Takes) -> list[P
     if ref.startswith("builtin:"):
         from easyllm.recipes import builtin
 
-        return [builtin.materialise(ref.removeprefix("builtin:"), place.cache_dir, stage, key)]
+        name = ref.removeprefix("builtin:")
+        return [builtin.materialise(takes.shelf + name, place.cache_dir, stage, key)]
     path = _below(place.recipe_dir, ref)
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and _holds_rows(f, takes)]
