@@ -35,7 +35,7 @@ def _asked(value: Any) -> Any:
     if isinstance(value, Section):
         kept = {name: getattr(value, name) for name in type(value).model_fields if name not in value.HOW}
         plain = value.model_dump(mode="json", include=set(kept))
-        return {name: _asked(kept[name]) if _holds_sections(kept[name]) else plain[name] for name in kept}
+        return {name: _asked(kept[name]) if _holds_sections(kept[name]) else plain[name] for name in plain}
     return [_asked(entry) for entry in value] if isinstance(value, list) else value
 
 
