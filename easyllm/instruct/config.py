@@ -123,6 +123,8 @@ class InstructConfig(Section):
     """Rows to end with after cleaning, before a person looks."""
     per_request: int = Field(default=4, ge=1, le=20)
     """Instructions, or whole rows, asked for in one request."""
+    instances: int = Field(default=1, ge=1, le=5)
+    """Inputs with their answers asked for each instruction by self-instruct; of a classification, for each label."""
     shown: int = Field(default=4, ge=1, le=8)
     """Tasks shown as examples in a prompt."""
     evolve: Evolve | None = None
