@@ -55,7 +55,7 @@ class Asked(Protocol):
     """A teacher as the pipelines see it."""
 
     async def ask(self, ask: Ask) -> Answer:
-        """Raises BudgetSpent where sending it could pass the budget, UserError or StageFailed where it cannot be had."""
+        """Raises BudgetSpent where sending it could pass the budget, UserError or StageFailed where none can be had."""
         ...
 
 

@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 async def in_order(
-    make: Callable[[int], T | None], do: Callable[[T], Awaitable[R]], lookahead: int
+    make: Callable[[int], T | None], do: Callable[[T], Coroutine[Any, Any, R]], lookahead: int
 ) -> AsyncIterator[tuple[T, R]]:
     """(item, what ``do`` made of it) for item 0, 1, 2 ... until ``make`` gives None.
 
@@ -29,7 +29,7 @@ async def in_order(
                 if item is None:
                     more = False
                     break
-                under_way.append((item, asyncio.ensure_future(do(item))))  # type: ignore[arg-type]  # Awaitable of R
+                under_way.append((item, asyncio.create_task(do(item))))
                 made += 1
             if not under_way:
                 return
