@@ -4,41 +4,23 @@ A word alone decides nothing: "draw a conclusion", "a linked list", "the file sy
 are text. What counts is that something is shown, attached or to be made, or that the answerer must go somewhere.
 """
 
-import tomllib
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import regex
 
 from easyllm.core.languages import WITHOUT_SPACES
+from easyllm.instruct.clean.patterns import pattern, topics
 from easyllm.instruct.row import Finding
 
 
 def unservable(text: str) -> list[Finding]:
     """forbidden_topic, with the words that told: at most one of each topic."""
-    topics, address, address_as_text = _patterns()
-    found = {topic: match[0].strip() for topic, pattern in topics.items() if (match := pattern.search(text))}
+    found = {topic: match[0].strip() for topic, tells in topics().items() if (match := tells.search(text))}
+    address = pattern("address", "is")
     followed = address.search(text)
-    if followed and not address_as_text.search(address.sub(" ", text)):
+    if followed and not pattern("address", "as_text").search(address.sub(" ", text)):
         found.setdefault("link", followed[0])
     return [Finding("forbidden_topic", True, {"topic": topic, "words": words}) for topic, words in found.items()]
-
-
-@cache
-def _patterns() -> tuple[dict[str, Any], Any, Any]:
-    """(one pattern a topic, an address, what makes an address text) of topics.toml."""
-    said = tomllib.loads(Path(__file__).with_name("topics.toml").read_text("utf-8"))
-
-    def compiled(*patterns: str) -> Any:
-        whole = "|".join(patterns)
-        for name, part in said["parts"].items():
-            whole = whole.replace(f"<{name}>", part)
-        return regex.compile(whole, regex.IGNORECASE)
-
-    topics = {topic: compiled(*rules["en"], *rules["zh"]) for topic, rules in said["topics"].items()}
-    return topics, compiled(said["address"]["is"]), compiled(said["address"]["as_text"])
 
 
 class Forbidden:
