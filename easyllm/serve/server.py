@@ -19,6 +19,7 @@ from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
 from easyllm.core.progress import note
+from easyllm.core.servers import is_loopback
 from easyllm.serve import address
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
@@ -128,7 +129,7 @@ def announce(settings: Settings, listening: socket.socket, desk: Desk, loader: L
     """The address on stdout at once; on stderr, when the model is ready, how to ask it."""
     url = address.reachable(settings.host, listening.getsockname()[1])
     print(url, flush=True)
-    if not address.is_loopback(settings.host):
+    if not is_loopback(settings.host):
         note(say("serve_open", host=settings.host))
     if not greet:
         return
