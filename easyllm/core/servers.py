@@ -2,11 +2,11 @@
 
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from easyllm.core.addresses import direct_opener
 from easyllm.core.errors import StageFailed, failed
 
 START_SECONDS = 600
@@ -96,13 +96,3 @@ def stop(process: "subprocess.Popen[str]", drain_seconds: int, must_be_clean: bo
             process.stdout.close()
     if code and must_be_clean:
         raise failed("SERVE-009", stage="serve", code=code)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def direct_opener() -> urllib.request.OpenerDirector:
-    """Opens URLs without any proxy: a proxy set for the internet must not stand before loopback."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

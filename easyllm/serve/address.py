@@ -4,8 +4,8 @@ import errno
 import json
 import socket
 
+from easyllm.core.addresses import direct_opener
 from easyllm.core.errors import Problem, UserError, problem
-from easyllm.core.servers import direct_opener
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.core.servers import ServerEnded, is_loopback
+from easyllm.core.servers import ServerEnded
 
 
 def chat(target: str, system: str | None, max_tokens: int, temperature: float) -> int:

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import uvicorn
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.core.servers import is_loopback
 from easyllm.serve import address
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
