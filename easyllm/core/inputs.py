@@ -5,6 +5,7 @@ A config field says what it takes by its annotation::
     corpus: Annotated[str, Takes("artifact", "corpus")] = "corpus"      an earlier stage, or a directory
     base:   Annotated[str, Takes("model", "convert", "merge")] = ...    a stage, directory, .gguf, hf:, package:
     data:   Annotated[list[str], Takes("files")]                        files, folders, globs, builtin:NAME
+    rows:   Annotated[list[str], Takes("files", "rows")]                the same, and artifacts that hold rows
 """
 
 import glob
@@ -18,6 +19,9 @@ from easyllm.core.digest import Digests, of_value
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.section import Section
 
+NOT_CLEANED = ".not_cleaned.jsonl"
+"""How a file of rows ends that no person has decided on."""
+
 COLUMN_SUFFIXES = (".parquet", ".arrow")
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".txt", ".txt.gz", ".txt.zst")
 
@@ -27,6 +31,7 @@ class Takes:
 
     ``columns``: Parquet and Arrow files of a folder are taken too. ``foreign``: a directory that is no artifact is.
     ``shelf``: where ``builtin:NAME`` is looked up, as builtin data called shelf + NAME.
+    ``part``: of an artifact of rows, which of them: those to train on, or those held out of it.
     """
 
     def __init__(
@@ -36,12 +41,14 @@ class Takes:
         columns: bool = False,
         foreign: bool = False,
         shelf: str = "",
+        part: Literal["train", "held_out"] = "train",
     ) -> None:
         self.what = what
         self.kinds = kinds
         self.columns = columns
         self.foreign = foreign
         self.shelf = shelf
+        self.part = part
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,7 @@ def resolve(stage: str, section: Section, place: Place) -> dict[str, Input]:
 def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) -> Input:
     key = f"{stage}.{name}"
     if takes.what == "files":
-        refs = [value] if isinstance(value, str) else list(value)
-        if len(refs) == 1 and refs[0] in place.stages:
-            return _from_stage(stage, key, name, refs[0], takes, place)
-        files = tuple(file for ref in refs for file in _files(stage, key, ref, place, takes))
-        digest = place.digests.of_files(files)
-        return Input(name, ", ".join(refs), "files", files=files, digest=digest)
+        return _all_files(stage, key, name, [value] if isinstance(value, str) else list(value), takes, place)
     if value in place.stages:
         return _from_stage(stage, key, name, value, takes, place)
     if takes.what == "model" and value.partition(":")[0] in ("hf", "modelscope"):
@@ -142,6 +144,28 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
     if takes.what == "artifact" and manifest is None and not (takes.foreign and path.is_dir()):
         raise UserError(problem("INPUT-003", stage=stage, key=key, ref=value, path=str(path)))
     return Input(name, value, takes.what, path=path, manifest=manifest, digest=content_digest(path, place.digests))
+
+
+def _all_files(stage: str, key: str, name: str, refs: list[str], takes: Takes, place: Place) -> Input:
+    """Files, folders and globs, and the rows of artifacts among them; not there while a stage has not made its own."""
+    made = [_from_stage(stage, key, name, ref, takes, place) for ref in refs if ref in place.stages]
+    found = [file for ref in refs if ref not in place.stages for file in _files(stage, key, ref, place, takes)]
+    rows = [file for source in made if source.manifest for file in rows_of(stage, key, source, takes)]
+    digests = [source.digest for source in made] + ([place.digests.of_files(found)] if found else [])
+    digest = None if None in digests else digests[0] if len(digests) == 1 else of_value(digests)
+    first = made[0] if made else Input(name, "", "files")
+    files = (*rows, *found)
+    return Input(name, ", ".join(refs), "files", first.path, files, first.stage, first.manifest, digest)
+
+
+def rows_of(stage: str, key: str, source: Input, takes: Takes) -> list[Path]:
+    """The files of an artifact of rows that ``takes`` is after. INPUT-007 where it has none of them."""
+    assert source.manifest is not None
+    assert source.path is not None
+    names = source.manifest.records["files"][takes.part]
+    if not names:
+        raise UserError(problem("INPUT-007", stage=stage, key=key, ref=source.ref))
+    return [source.path / name for name in names]
 
 
 def content_digest(path: Path, digests: Digests) -> str:
@@ -183,6 +207,9 @@ def _files(stage: str, key: str, ref: str, place: Place, takes: Takes) -> list[P
         name = ref.removeprefix("builtin:")
         return [builtin.materialise(takes.shelf + name, place.cache_dir, stage, key)]
     path = _below(place.recipe_dir, ref)
+    manifest = read_manifest(path) if path.is_dir() else None
+    if manifest and manifest.kind == "rows" and "rows" in takes.kinds:
+        return rows_of(stage, key, Input(key, ref, "files", path, manifest=manifest), takes)
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and _holds_rows(f, takes)]
     elif path.is_file():
@@ -191,6 +218,9 @@ def _files(stage: str, key: str, ref: str, place: Place, takes: Takes) -> list[P
         found = sorted(Path(f) for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
     if not found:
         raise UserError(problem("INPUT-001", stage=stage, key=key, ref=ref, path=str(path)))
+    raw = [file for file in found if file.name.endswith(NOT_CLEANED)]
+    if raw:
+        raise UserError(problem("INPUT-008", stage=stage, key=key, file=raw[0], folder=str(raw[0].parent)))
     return found
 
 

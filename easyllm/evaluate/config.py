@@ -15,8 +15,8 @@ class EvaluateConfig(Section):
     """The tuned model: a stage, a directory (an adapter's too), a .gguf file, hf:, modelscope: or package:NAME."""
     base: Annotated[str | None, Takes("model", "model")] = None
     """The model to compare with; by default the one that the tuned model was made from, if it says so."""
-    data: Annotated[list[str] | None, Takes("files")] = None
-    """Held-out instruction rows: files, folders or globs; by default those that finetune held out."""
+    data: Annotated[list[str] | None, Takes("files", "rows", part="held_out")] = None
+    """Held-out instruction rows: instruct, files, folders or globs; by default those that finetune held out."""
     prompts: list[str] = Field(default=[])
     """Questions that both models answer, greedily."""
     prompt_files: Annotated[list[str] | None, Takes("files")] = None

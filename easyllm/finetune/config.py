@@ -37,8 +37,8 @@ class FinetuneConfig(Section):
     """The model to tune: a stage, a directory, a .gguf file, hf:org/name, modelscope:org/name or package:NAME."""
     method: Literal["lora", "full", "int8", "qlora"] = "lora"
     """How to tune; only lora is built."""
-    data: Annotated[list[str], Takes("files")] = Field(min_length=1)
-    """Rows {"instruction","input","output"} or {"messages":[...]}, mixed: files, folders or globs."""
+    data: Annotated[list[str], Takes("files", "rows")] = Field(min_length=1)
+    """Rows {"instruction","input","output"} or {"messages":[...]}, mixed: instruct, files, folders or globs."""
     validation_rows: int = Field(default=0, ge=0)
     """Different rows held out of training, chosen by the hash of seed and words; evaluate measures on them."""
     lora: Lora = Lora()

@@ -15,8 +15,9 @@ class Ask:
     """instructions, kind, instances, rows, evolve, answer or score; counted in the ledger by it."""
     messages: tuple[Message, ...]
     schema: dict[str, Any] | None = None
-    """JSON schema that the answer should follow; None: plain text is wanted. The messages must say in words what form
-    the answer has, for an endpoint that knows no schema gets them alone."""
+    """JSON schema that the answer should follow; None: plain text is wanted."""
+    form: str = ""
+    """The same said in words: joined to the last message, after a blank line, where no schema is sent."""
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 1024
@@ -25,7 +26,7 @@ class Ask:
 
     def key(self, model: str) -> str:
         """Of all that decides the answer; the endpoint's address is no part of it."""
-        said = [list(self.messages), self.schema, self.temperature, self.top_p, self.max_tokens]
+        said = [list(self.messages), self.schema, self.form, self.temperature, self.top_p, self.max_tokens]
         return of_value([model, self.purpose, said, self.draw])[:40]
 
 
@@ -54,7 +55,7 @@ class Asked(Protocol):
     """A teacher as the pipelines see it."""
 
     async def ask(self, ask: Ask) -> Answer:
-        """Raises BudgetSpent where sending it could pass the budget, UserError or StageFailed where it cannot be had."""
+        """Raises BudgetSpent where sending it could pass the budget, UserError or StageFailed where none can be had."""
         ...
 
 

@@ -93,7 +93,7 @@ class Clean(Section):
     """With more instructions than this, candidates come from MinHash and ROUGE-L is computed for those alone."""
     languages: list[str] | None = None
     """ISO codes that may stand; unset: the languages of the seeds."""
-    forbid: list[str] = []
+    forbid: list[str] = Field(default=[])
     """More words that drop an instruction, beside those that a text model cannot serve (images, links, files)."""
     evaluation: Annotated[list[str] | None, Takes("files")] = None
     """Evaluation sets: a row that shares a run of contamination_tokens tokens with one is dropped."""
@@ -112,7 +112,9 @@ class InstructConfig(Section):
 
     teacher: Teacher
     """Who writes the rows."""
-    seeds: Annotated[list[str], Takes("files", shelf="seeds-")] = ["builtin:en", "builtin:zh"]
+    seeds: Annotated[list[str], Takes("files", shelf="seeds-")] = Field(
+        default=["builtin:en", "builtin:zh"], min_length=1
+    )
     """Seed tasks: builtin:en, builtin:zh, or files in the Self-Instruct or the Alpaca format."""
     language: Literal["en", "zh", "both"] = "both"
     """Language of the prompts, and so of the rows; both: in turn. Seeds of another language are not shown."""
@@ -123,6 +125,8 @@ class InstructConfig(Section):
     """Rows to end with after cleaning, before a person looks."""
     per_request: int = Field(default=4, ge=1, le=20)
     """Instructions, or whole rows, asked for in one request."""
+    instances: int = Field(default=1, ge=1, le=5)
+    """Inputs with their answers asked for each instruction by self-instruct; of a classification, for each label."""
     shown: int = Field(default=4, ge=1, le=8)
     """Tasks shown as examples in a prompt."""
     evolve: Evolve | None = None
