@@ -26,10 +26,12 @@ FORM = "Write each on a line of its own.\nFORM: Instructions"
 
 
 def teacher_job(folder: Path, url: str | None = None, **settings: Any) -> Job[InstructConfig]:
-    """The stage's job as the pipeline makes it. ``budget`` and ``recorded`` are instruct's, the rest is the teacher's."""
+    """The stage's job as the pipeline makes it; all settings but ``budget`` and ``recorded`` are the teacher's."""
+    seeds = folder / "seeds.jsonl"
+    seeds.write_text('{"instruction": "Name a colour.", "input": "", "output": "Blue."}\n', "utf-8")
     own = {name: settings.pop(name) for name in ("budget", "recorded") if name in settings}
     known = {"base_url": url, "model": "tester"} if url else {}
-    config = InstructConfig.model_validate({"teacher": known | settings, "seeds": [], **own})
+    config = InstructConfig.model_validate({"teacher": known | settings, "seeds": [str(seeds)], **own})
     run_dir = folder / "run"
     place = Place(folder, run_dir, folder / "cache", ("instruct",), ("instruct",), Digests(folder / "digests.json"))
     inputs = resolve("instruct", config, place)

@@ -95,7 +95,7 @@ def totals_of(folder: Path) -> Totals:
 def test_a_recorded_run_is_had_again_with_the_teacher_gone(tmp_path: Path, good: Teacher) -> None:
     asks = [question(number) for number in range(40)]
     with misbehaving_teacher(**MISBEHAVING, slow_seconds=0.1) as teacher:
-        job = teacher_job(tmp_path / "first", teacher.url, **PATIENT)
+        job = teacher_job(tmp_path, teacher.url, **PATIENT)
         first, _ = answers_to(job, asks)
     (tmp_path / "again").mkdir()
     recorded = [str(kept(job) / "answers.jsonl")]
