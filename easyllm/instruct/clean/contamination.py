@@ -1,7 +1,7 @@
 """Rows that hold a run of words of an evaluation set: a model trained on them would be asked what it has read."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,12 @@ def _texts(file: Path, stage: str) -> Iterator[str]:
     if plain_suffix(file) == ".txt":
         yield read_text(file, stage)
         return
-    rows = Rows(file, stage)
-    before = 0
-    with progress("evaluation set", file.stat().st_size, "bytes") as bar:
+    rows, told = Rows(file, stage), 0
+    with progress("evaluation set", file.stat().st_size // 1000, "kB") as bar:
         for _, row in rows:
             yield from _strings(row)
-            bar.advance(rows.position - before)
-            before = rows.position
+            bar.advance(rows.position // 1000 - told)
+            told = rows.position // 1000
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -109,5 +108,3 @@ def _factors(length: int) -> Any:
     import numpy
 
     return numpy.array([_hashed(f"place {place}") | 1 for place in range(length)], dtype=numpy.uint64)
-
-
