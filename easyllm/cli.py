@@ -98,7 +98,11 @@ _stage_verb(
     "tells how far they are, and gathers the checkpoint once they have ended.",
 )
 _stage_verb("convert", "Megatron checkpoint to a Hugging Face model or back, proven by parity.")
-_stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
+_stage_verb(
+    "instruct",
+    "Seed tasks and a teacher to instruction rows that a person has accepted. Ends with exit code 3 while rows wait "
+    "for `easyllm review`; called again after it, it hands the accepted ones on.",
+)
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
 _stage_verb("align", "Preference pairs and a model to a better model (not built yet).")
 _stage_verb("merge", "Adapter and base to one model, proven by parity.")
