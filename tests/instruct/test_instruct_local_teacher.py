@@ -1,6 +1,7 @@
 """With no key at hand the teacher is a model that easyllm serves itself, for as long as it is asked."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,11 +22,11 @@ def servers() -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_the_135m_model_is_a_teacher_and_what_it_said_needs_no_model_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, model_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"local": MODEL, "concurrency": 2, "max_tokens": 48}
     asks = [question(1, max_tokens=48), question(3, max_tokens=32, schema=None, form="", purpose="answer")]
-    job = teacher_job(tmp_path, **settings)
+    job = replace(teacher_job(tmp_path, **settings), cache_dir=model_cache)
     answers, totals = answers_to(job, asks)
     assert servers() == []
     assert all(answer.text.strip() for answer in answers)
