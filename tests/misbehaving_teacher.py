@@ -141,6 +141,25 @@ def content(title: str, draw: random.Random, language: str, duplicate: bool) -> 
     return {"output": answer()}
 
 
+LABELS = {
+    "en": {"instruction": "Instruction: ", "input": "Input: ", "output": "Output: ", "yes": "Yes", "no": "No"},
+    "zh": {"instruction": "指令：", "input": "输入：", "output": "输出：", "yes": "是", "no": "不是"},
+}
+
+
+def in_words(title: str, said: dict[str, Any], language: str) -> str:
+    """The same without JSON, as a plain prompt asks for it."""
+    labels = LABELS[language]
+    if title == "Instructions":
+        return "\n".join(f"{number}. {text}" for number, text in enumerate(said["instructions"], start=1))
+    if title == "Kind":
+        return labels["yes" if said["classification"] else "no"]
+    if title in ("Instances", "Rows"):
+        entries = said[title.lower()]
+        return "\n\n".join("\n".join(labels[name] + (text or "<noinput>") for name, text in e.items()) for e in entries)
+    return str(next(iter(said.values())))
+
+
 def tokens_of(text: str) -> int:
     """This endpoint's tokenizer: a token for each word and each character that stands alone."""
     return len(re.findall(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]", text))
@@ -225,9 +244,11 @@ class Desk:
             draw.random() < getattr(self.options, name) for name in ("refuse", "truncate", "duplicate")
         )
         said = content(title, draw, language, repeats)
-        text = json.dumps(said, ensure_ascii=False) if title else said["output"]
-        if not schema and draw.random() < 0.3:
-            text = f"```json\n{text}\n```" if title else text
+        text = json.dumps(said, ensure_ascii=False)
+        if not title:
+            text = said["output"]
+        elif not schema:
+            text = f"```json\n{text}\n```" if draw.random() < 0.3 else in_words(title, said, language)
         text, finish = (REFUSAL, "stop") if refuses else (text, "stop")
         if truncates and not refuses:
             text, finish = text[: len(text) * 2 // 3], "length"
