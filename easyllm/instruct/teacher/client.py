@@ -77,7 +77,9 @@ class Client:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Wait for the answers to requests that were sent; nothing is sent any more."""
+        """Wait for the answers to requests that were sent; nothing is sent any more. The totals stay."""
+        if self._closing:
+            return
         self._closing = True
         for task in list(self._tasks.values()):
             if task not in self._sent:
