@@ -72,7 +72,7 @@ def open_source(path: Path) -> Source:
         manifest = read_manifest(place) if place.is_dir() else None
         if manifest:
             return _artifact(place, manifest)
-    if any(folder.glob("*" + NOT_CLEANED) for folder in _review_folders(path)):
+    if any(True for folder in _review_folders(path) for _ in folder.glob("*" + NOT_CLEANED)):
         return _reviewed(find(path), path)
     files = tuple(f for f in sorted(path.rglob("*")) if f.is_file() and _readable(f) and not f.name.startswith("."))
     if not files:
