@@ -1,6 +1,7 @@
 """One instruction row on its way from the teacher to training, and what was found about it."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from easyllm.core.digest import of_value
@@ -39,7 +40,7 @@ class Row:
     """{"rouge_l", "instruction"} of the most similar instruction before it."""
     findings: tuple[Finding, ...] = ()
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Of the words alone: a decision belongs to exactly these words."""
         return of_value([self.instruction, self.input, self.output])[:32]
