@@ -143,7 +143,7 @@ class Rows:
             ) from error
 
     def _parse(self, data: bytes, number: int, most: int | None = None) -> Any:
-        text = self._text(data, number, most)
+        text = self._text(data, number, most).rstrip()  # a value that breaks off does so on its line, not the next
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:

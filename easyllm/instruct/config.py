@@ -135,6 +135,8 @@ class InstructConfig(Section):
     """What a row must be like."""
     budget: Budget = Budget()
     """When to stop asking."""
+    fewer: Literal["refuse", "accept"] = "refuse"
+    """When the budget is spent, or nothing new comes, before there are count rows: refuse, or accept those there are."""
     recorded: Annotated[list[str] | None, Takes("files")] = None
     """Answers of an earlier run (its answers.jsonl): they are taken before anything is asked."""
     decisions: Annotated[list[str] | None, Takes("files")] = None

@@ -40,7 +40,7 @@ class Row:
     """{"rouge_l", "instruction"} of the most similar instruction before it."""
     findings: tuple[Finding, ...] = ()
 
-    @cached_property
+    @cached_property  # asked for on every row, again and again, while a person decides
     def id(self) -> str:
         """Of the words alone: a decision belongs to exactly these words."""
         return of_value([self.instruction, self.input, self.output])[:32]

@@ -3,8 +3,8 @@
 import errno
 import json
 import socket
-import urllib.request
 
+from easyllm.core.addresses import direct_opener
 from easyllm.core.errors import Problem, UserError, problem
 
 
@@ -42,11 +42,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def reachable(host: str, port: int) -> str:
     """The URL at which this machine reaches a server that listens on ``host``."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -61,8 +56,3 @@ def who_answers(url: str, timeout_seconds: float = 0.5) -> str | None:
     except (OSError, ValueError):
         return None
     return str(info["router"]) if isinstance(info, dict) and "router" in info else None
-
-
-def direct_opener() -> urllib.request.OpenerDirector:
-    """Opens URLs without any proxy: a proxy set for the internet must not stand before loopback."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.serve.address import is_loopback
+from easyllm.core.servers import ServerEnded
 
 
 def chat(target: str, system: str | None, max_tokens: int, temperature: float) -> int:
@@ -19,8 +20,6 @@ def chat(target: str, system: str | None, max_tokens: int, temperature: float) -
 
     Exit code 0, or 1 when the server stops answering. Raises UserError CHAT-001 and CHAT-002.
     """
-    from easyllm.serve.process import ServerEnded
-
     try:
         with server_for(target) as url:
             talk = Talk(url, system, max_tokens, temperature)

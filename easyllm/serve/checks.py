@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
@@ -49,22 +49,6 @@ def remote_problems(config: ServeConfig) -> list[Problem]:
     if variable and not os.environ.get(variable, "").strip():
         found.append(problem("SERVE-033", stage="serve", key="serve.remote_key_variable", variable=variable))
     return found
-
-
-def is_base_address(url: str) -> bool:
-    """Whether ``url`` is http(s)://host[:port]/[path/]v1 and nothing more; a password has no place in it."""
-    try:
-        parts = urlsplit(url)
-        web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, a bracket that does not close
-        return False
-    more = parts.query or parts.fragment or "@" in parts.netloc
-    return web and not more and parts.path.rstrip("/").endswith("/v1")
-
-
-def without_password(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('://')[0]}://***@{after}" if at else url
 
 
 def model_problems(directory: Path) -> list[Problem]:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import uvicorn
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.launch import die_with_parent
@@ -128,7 +129,7 @@ def announce(settings: Settings, listening: socket.socket, desk: Desk, loader: L
     """The address on stdout at once; on stderr, when the model is ready, how to ask it."""
     url = address.reachable(settings.host, listening.getsockname()[1])
     print(url, flush=True)
-    if not address.is_loopback(settings.host):
+    if not is_loopback(settings.host):
         note(say("serve_open", host=settings.host))
     if not greet:
         return

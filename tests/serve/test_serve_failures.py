@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from easyllm.core import servers
 from easyllm.core.errors import StageFailed
-from easyllm.serve import process
 from easyllm.serve.engine import ContinuousBatching
 from easyllm.serve.limits import Limits
 from easyllm.serve.loading import load_weights
@@ -28,18 +28,18 @@ def program(code: str) -> "subprocess.Popen[str]":
 
 
 def test_a_server_that_never_gets_healthy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "START_SECONDS", 0.3)
+    monkeypatch.setattr(servers, "START_SECONDS", 0.3)
     started = program(STUBBORN)
     try:
         with pytest.raises(StageFailed, match="SERVE-008"):
-            process.wait_until_healthy("http://127.0.0.1:9", started)
+            servers.wait_until_healthy("http://127.0.0.1:9", started)
     finally:
-        process.stop(started, 1, must_be_clean=False)
+        servers.stop(started, 1, must_be_clean=False)
 
 
 def test_a_server_that_ends_badly_is_told() -> None:
     with pytest.raises(StageFailed, match=r"SERVE-009.*exit code 3"):
-        process.stop(program(STUBBORN), 1, must_be_clean=True)
+        servers.stop(program(STUBBORN), 1, must_be_clean=True)
 
 
 def test_a_directory_that_is_no_model_is_told(tmp_path: Path) -> None:
