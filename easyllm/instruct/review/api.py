@@ -69,7 +69,8 @@ class Api:
         with desk.lock:
             desk.refresh()
             offered = facets(desk.found)
-        names = {*offered["reasons"], *offered["origins"], *offered["languages"], *REASONS}
+            details = {name for one in desk.found for finding in one.source.findings for name in finding.detail}
+        names = {*offered["reasons"], *offered["origins"], *details, *REASONS}
         terms = catalogue(str(chosen)).get("terms", {})
         return {
             "language": chosen,

@@ -2,7 +2,7 @@
 import { el } from "./dom.js";
 import { difference } from "./difference.js";
 import { differing, textBlock } from "./marked.js";
-import { say, written } from "./words.js";
+import { languageName, say, written } from "./words.js";
 
 export const TEXTS = ["instruction", "input", "output"];
 const ALIKE = 0.5; // from here on the most similar instruction is shown unasked
@@ -32,7 +32,7 @@ export const term = (start, name) => start.terms[name] ?? name;
 function head(row, start) {
   const length = TEXTS.reduce((sum, name) => sum + row[name].length, 0);
   const facts = [
-    row.language && term(start, row.language),
+    row.language && languageName(row.language),
     term(start, row.origin),
     row.is_classification && say("classification"),
     row.score !== null && say("score_of", { score: row.score }),
@@ -51,7 +51,7 @@ function findings(row, start) {
     el("strong", {}, term(start, found.reason)),
     el("span", { class: "quiet" }, say(found.drops ? "dropped" : "flagged")),
     ...Object.entries(found.detail).filter(([name]) => name !== "other").map(([name, value]) =>
-      el("span", { class: "detail" }, `${term(start, name)}: ${short(value)}`))));
+      el("span", { class: "detail" }, `${name === "rouge_l" ? "ROUGE-L" : term(start, name)}: ${short(value)}`))));
   return el("section", { class: "findings", "aria-label": say("found") }, el("ul", {}, items));
 }
 

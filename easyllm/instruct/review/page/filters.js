@@ -1,6 +1,6 @@
 // What the reviewer wants to see. It stands in the address too, so that a reload shows the same.
 import { by, el } from "./dom.js";
-import { say, written } from "./words.js";
+import { languageName, say, written } from "./words.js";
 
 const STATES = ["undecided", "not_mine", "accepted", "edited", "rejected", "conflict"];
 const SCORES = ["1", "2", "3", "4", "5"];
@@ -11,11 +11,11 @@ const form = () => by("filters");
 export function fillFilters(start) {
   const chosen = wanted();
   const { reasons, languages, origins } = start.facets;
-  const counted = (found) => Object.entries(found).sort((a, b) => b[1] - a[1])
-    .map(([name, count]) => [name, `${start.terms[name] ?? name} (${written(count)})`]);
+  const counted = (found, named = (name) => start.terms[name] ?? name) => Object.entries(found)
+    .sort((a, b) => b[1] - a[1]).map(([name, count]) => [name, `${named(name)} (${written(count)})`]);
   options("state", say("any"), STATES.map((state) => [state, say(state)]));
   options("reason", say("any"), counted(reasons));
-  options("language", say("any"), counted(languages));
+  options("language", say("any"), counted(languages, languageName));
   options("origin", say("any"), counted(origins));
   options("least_score", say("least"), SCORES.map((score) => [score, score]));
   options("most_score", say("most"), SCORES.map((score) => [score, score]));

@@ -19,14 +19,17 @@ let standing; // how far the review is
 let plan = null; // the sample's, while only the sample is shown
 let under_way = Promise.resolve();
 
-/** Do `work` after what is under way; a failure is said above the row. */
-function queued(work) {
-  under_way = under_way.then(work).then(() => banner(""), failed);
+/** Do `work` after what is under way; a failure is said above the row until something works again. */
+function queued(work, worked = () => banner("")) {
+  under_way = under_way.then(work).then(worked, failed);
   return under_way;
 }
 
+let unreachable = false;
+
 function failed(error) {
   if (!error.code) console.error(error);
+  unreachable = error.code === "gone";
   banner(WORDS.en[error.code] ? say(error.code, { error: error.message }) : say("wrong", { error: error.message }));
 }
 
@@ -170,7 +173,7 @@ function hideFilters() {
 }
 
 async function openPlan() {
-  drawPlan(await fetchPlan(), standing);
+  drawPlan(await fetchPlan(), standing, start.author);
   if (!by("plan").open) by("plan").showModal();
 }
 
@@ -211,6 +214,8 @@ async function look() {
   const before = standing.revision;
   await refresh();
   if (standing.revision !== before) draw();
+  if (unreachable) banner("");
+  unreachable = false;
 }
 
 async function open() {
@@ -275,7 +280,7 @@ async function main() {
   const filters = inAddress();
   await find(Object.keys(filters).length ? filters : start.sample.error_rate ? { sample: "1" } : { state: "undecided" });
   document.body.dataset.ready = "yes";
-  setInterval(() => queued(look), EVERY);
+  setInterval(() => queued(look, () => {}), EVERY);
 }
 
 queued(main);

@@ -28,7 +28,7 @@ function choices(id, usual, name, changed) {
 
 export const fetchPlan = () => get("plan", asked);
 
-export function drawPlan(plan, standing) {
+export function drawPlan(plan, standing, author) {
   const { counts, lot } = standing;
   const facts = [
     ["plan_sample", say("plan_sample_of", { needed: written(plan.needed), of: written(plan.of) })
@@ -50,5 +50,5 @@ export function drawPlan(plan, standing) {
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, say(name)), el("dd", {}, value)])),
     ...told.map((text) => el("p", {}, text)));
   by("accept-lot").disabled = !plan.acceptable || Boolean(lot) || !counts.undecided;
-  by("undo-lot").hidden = !lot;
+  by("undo-lot").hidden = lot?.author !== author;
 }

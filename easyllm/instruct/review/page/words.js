@@ -7,7 +7,7 @@ const ENGLISH = {
   search: "Search", state: "State", finding: "Finding", language: "Language", origin: "Origin", score: "Score",
   length: "Length in characters", least_score: "Least score", most_score: "Most score",
   least_length: "Least length", most_length: "Most length", only_sample: "Only the sample", clear: "Clear filters (c)",
-  any: "any", least: "from", most: "to",
+  any: "any", least: "≥", most: "≤",
   undecided: "undecided", accepted: "accepted", rejected: "rejected", conflict: "in conflict",
   not_mine: "not decided by me", edited: "edited",
   accept: "Accept", edit: "Edit", reject: "Reject", undo: "Undo", previous: "Previous", next: "Next",
@@ -67,7 +67,7 @@ const CHINESE = {
   search: "搜索", state: "状态", finding: "过滤结果", language: "语言", origin: "来源", score: "评分",
   length: "长度（字符）", least_score: "最低评分", most_score: "最高评分",
   least_length: "最短", most_length: "最长", only_sample: "只看样本", clear: "清除筛选（c）",
-  any: "不限", least: "从", most: "到",
+  any: "不限", least: "≥", most: "≤",
   undecided: "未审", accepted: "已接受", rejected: "已拒绝", conflict: "有分歧",
   not_mine: "我还没审的", edited: "改过的",
   accept: "接受", edit: "修改", reject: "拒绝", undo: "撤销", previous: "上一行", next: "下一行",
@@ -126,6 +126,15 @@ export const WORDS = { en: ENGLISH, zh: CHINESE };
 export function say(name, values = {}) {
   const text = WORDS[document.documentElement.lang][name] ?? name;
   return text.replace(/\{(\w+)\}/g, (whole, key) => (key in values ? String(values[key]) : whole));
+}
+
+/** The name of a language by its code, as people of the page's language call it. */
+export function languageName(code) {
+  try {
+    return new Intl.DisplayNames(document.documentElement.lang, { type: "language" }).of(code);
+  } catch {
+    return code; // not a code at all
+  }
 }
 
 /** A number as people of this language write it. */
