@@ -60,8 +60,6 @@ def open_source(path: Path) -> Source:
     Raises UserError: IFT-012 nothing, IFT-004 nothing that can be read, IFT-005 an artifact of another kind, IFT-006
     rows that nobody has decided on, IFT-007 decisions since an artifact was made; and those of ``easyllm review``.
     """
-    if not path.exists():
-        raise refuse("IFT-012", stage=STAGE, path=str(path))
     if path.is_file():
         if path.name.endswith(NOT_CLEANED):
             return _reviewed(find(path), path)
@@ -74,6 +72,8 @@ def open_source(path: Path) -> Source:
             return _artifact(place, manifest)
     if any(True for folder in _review_folders(path) for _ in folder.glob("*" + NOT_CLEANED)):
         return _reviewed(find(path), path)
+    if not path.exists():
+        raise refuse("IFT-012", stage=STAGE, path=str(path))
     files = tuple(f for f in sorted(path.rglob("*")) if f.is_file() and _readable(f) and not f.name.startswith("."))
     if not files:
         raise refuse("IFT-004", stage=STAGE, file=path, suffixes=", ".join(SUFFIXES))
