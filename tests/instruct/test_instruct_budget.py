@@ -45,7 +45,7 @@ def job_of(folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, **bu
     return teacher_job(folder, teacher.url, concurrency=16, retries=20, timeout_seconds=5, price=PRICE, budget=budget)
 
 
-@pytest.mark.parametrize("budget", [{"requests": 60}, {"tokens": 12_000}, {"money": 0.05}], ids=lambda b: next(iter(b)))
+@pytest.mark.parametrize("budget", [{"requests": 40}, {"tokens": 8_000}, {"money": 0.04}], ids=lambda b: next(iter(b)))
 def test_no_budget_is_ever_passed(
     tmp_path: Path, slow: Teacher, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
 ) -> None:
