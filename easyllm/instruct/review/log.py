@@ -99,6 +99,10 @@ def as_json(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if value not in (None, "", (), False)}
 
 
+def line_of(entry: Entry) -> bytes:
+    return json.dumps(as_json(entry), ensure_ascii=False).encode() + b"\n"
+
+
 class Log:
     """A file that only grows. Several processes may append to it and read it at once."""
 
@@ -108,7 +112,7 @@ class Log:
     def append(self, entry: Entry) -> Entry:
         """Write ``entry`` with the time of now; when this returns it is on the disk. Raises UserError REVIEW-007."""
         entry = replace(entry, time=datetime.now(UTC).isoformat(timespec="microseconds"))
-        line = json.dumps(as_json(entry), ensure_ascii=False).encode() + b"\n"
+        line = line_of(entry)
         try:
             with self._locked() as file:
                 _heal(file)
