@@ -69,7 +69,7 @@ def test_no_budget_is_ever_passed(
 def test_a_larger_budget_goes_on_where_the_smaller_one_stopped(
     tmp_path: Path, slow: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, first = spend(job_of(tmp_path, slow, monkeypatch, requests=20))
+    _, _, first = spend(job_of(tmp_path, slow, monkeypatch, requests=20), count=25)
     asks = [question(number) for number in range(25)]
     answers, totals = answers_to(job_of(tmp_path, slow, monkeypatch, requests=200), asks)
     assert len(answers) == totals.answered == 25
