@@ -116,6 +116,7 @@ class InstructConfig(Section):
         default=["builtin:en", "builtin:zh"], min_length=1
     )
     """Seed tasks: builtin:en, builtin:zh, or files in the Self-Instruct or the Alpaca format."""
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:

@@ -51,7 +51,11 @@ def test_kind(text: str, found: bool | None) -> None:
         ('{"instances": [{"input": null, "output": 7}]}', "stop", [("", "7")]),
         ('{"instances": [{"input": "a", "output": "b"}, {"input": "c", "outp', "length", [("a", "b")]),
         ("Input: 3 + 4\nOutput: 7\nInput: <noinput>\nOutput: two\nlines", "stop", [("3 + 4", "7"), ("", "two\nlines")]),
-        ("输出：正面\n输入：这家店很好\n输出：负面\n输入：太慢了", "stop", [("这家店很好", "正面"), ("太慢了", "负面")]),
+        (
+            "输出：正面\n输入：这家店很好\n输出：负面\n输入：太慢了",
+            "stop",
+            [("这家店很好", "正面"), ("太慢了", "负面")],
+        ),
         ("Input: 3 + 4\nOutput: 7\nInput: 5\nOutput: and so", "length", [("3 + 4", "7")]),
         ("I cannot do that.", "stop", None),
     ],
