@@ -19,7 +19,11 @@ from pyarrow import parquet
 from easyllm import cli
 from easyllm.core.artifact import read_manifest
 from easyllm.core.conversations import Conversation, read_conversations
+from easyllm.core.digest import Digests
 from easyllm.core.errors import UserError
+from easyllm.core.inputs import Place, resolve
+from easyllm.evaluate.config import EvaluateConfig
+from easyllm.finetune.config import FinetuneConfig
 from easyllm.instruct.ift.convert import Asked, sft2ift
 from easyllm.instruct.ift.split import hold_out, same_key
 from easyllm.instruct.ift.write import FORMS, write_rows
@@ -144,6 +148,19 @@ def test_finetune_reads_what_sft2ift_writes(tmp_path: Path, form: str) -> None:
     assert len(said) == 8
     assert said[0].messages[0]["content"] == "Translate into French.\n\nGood night."
     assert [m["role"] for row in said for m in row.messages] == ["user", "assistant"] * 8
+
+
+def test_finetune_and_evaluate_are_given_the_folder_and_take_each_its_own_rows(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(write(tmp_path / "rows.jsonl", many(30)), out, held_out="3")
+    place = Place(
+        tmp_path, tmp_path, tmp_path, ("convert", "merge"), ("convert", "merge"), Digests(tmp_path / "d.json")
+    )
+    for stage, section, name in (
+        ("finetune", FinetuneConfig(data=[str(out)]), "rows.jsonl"),
+        ("evaluate", EvaluateConfig(data=[str(out)]), "heldout.jsonl"),
+    ):
+        assert resolve(stage, section, place)["data"].files == (out / name,)
 
 
 def test_the_stages_rows_are_written_in_every_format(tmp_path: Path) -> None:
