@@ -137,6 +137,7 @@ def test_lists_compressed_files_columns_and_folders_are_read(tmp_path: Path) -> 
     ]
     parquet.write_table(pyarrow.Table.from_pylist(table), folder / "c.parquet")
     (folder / "notes.md").write_text("not rows")
+    (folder / "dataset_info.json").write_text("{}")
     assert len(convert(folder, tmp_path / "out", "sharegpt")) == 5
 
 
@@ -177,6 +178,8 @@ def test_a_conversation_is_never_cut_to_fit_a_format_of_tasks(tmp_path: Path, fo
     file = write(tmp_path / "talks.jsonl", [ALPACA[0], {"messages": TALK}, SHAREGPT])
     first, second = refused(file, tmp_path / "out", form)
     assert (first.code, first.line, second.line) == ("IFT-003", 2, 3)
+    wordless = write(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": " "}, TALK[2]]}])
+    assert [entry.code for entry in refused(wordless, tmp_path / "out", form)] == ["DATA-002"]
     assert f"{form} holds one question and its answer, and this row says more: system, user" in str(first)
     assert [path.name for path in tmp_path.iterdir()] == ["talks.jsonl"]
 
@@ -324,7 +327,7 @@ def test_the_verb_says_what_it_wrote(
 
 
 def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_the_next_one_works(tmp_path: Path) -> None:
-    file, out = write(tmp_path / "rows.jsonl", many(150_000)), tmp_path / "out"
+    file, out = write(tmp_path / "rows.jsonl", many(40_000)), tmp_path / "out"
     command = [sys.executable, "-m", "easyllm", "sft2ift", str(file), "--out", str(out)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while not (tmp_path / "out.partial" / "rows.jsonl").exists():
