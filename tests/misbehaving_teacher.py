@@ -292,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(
                 401, f"Incorrect API key provided: {self.headers.get('Authorization')}", "invalid_api_key"
             )
-        if asked["model"] != options.model:
+        if options.model and asked["model"] != options.model:
             return self.refuse(404, f"The model `{asked['model']}` does not exist", "model_not_found")
         if options.no_schema and "response_format" in asked:
             return self.refuse(400, "'response_format' of type json_schema is not supported with this model", None)
@@ -306,7 +306,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(429, "Rate limit reached", "rate_limit_exceeded", milliseconds=mood.randint(10, 80))
         if error:
             return self.refuse(mood.choice((500, 502, 503)), "The server had an error", None)
-        body = self.desk.reply(key, asked, known).body(options.model)
+        body = self.desk.reply(key, asked, known).body(str(asked["model"]))
         if slow:
             time.sleep(options.slow_seconds)
         if options.no_choices:
@@ -367,7 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--model", default="tester", help="the one model it knows")
+    parser.add_argument("--model", help="the one model it knows; without, it knows all")
     parser.add_argument("--key", help="the API key it wants; without, it takes any")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to every answer")
     parser.add_argument("--slow-seconds", type=float, default=1.0, help="of a slow answer, beside the delay")

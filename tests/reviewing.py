@@ -40,7 +40,7 @@ class AtTerminal:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "easyllm", *map(str, arguments)],
             stdin=keys, stdout=keys, stderr=keys, start_new_session=True,
-            preexec_fn=_own_terminal, env=kept | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"} | environment,
+            preexec_fn=_own_terminal, env=kept | {"TERM": "xterm", "COLUMNS": "200", "LINES": "40"} | environment,
         )  # fmt: skip
 
     def press(self, keys: str, wait_for: str) -> None:

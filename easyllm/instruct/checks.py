@@ -2,6 +2,7 @@
 
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
+from easyllm.instruct.clean.checks import clean_problems
 from easyllm.instruct.config import InstructConfig
 from easyllm.instruct.seeds import read_seeds
 from easyllm.instruct.teacher.checks import teacher_problems
@@ -17,7 +18,7 @@ ONLY_FOR = {
 
 def check(job: Job[InstructConfig]) -> list[Problem]:
     """Everything wrong with the section, its teacher and its seed tasks."""
-    return [*teacher_problems(job), *_keys(job), *_held_out(job), *_seeds(job)]
+    return [*teacher_problems(job), *_keys(job), *_held_out(job), *_seeds(job), *clean_problems(job)]
 
 
 def _keys(job: Job[InstructConfig]) -> list[Problem]:

@@ -1,8 +1,8 @@
 """What can be asked of instruct: seed tasks and a teacher become rows that a person has accepted."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -116,6 +116,13 @@ class InstructConfig(Section):
         default=["builtin:en", "builtin:zh"], min_length=1
     )
     """Seed tasks: builtin:en, builtin:zh, or files in the Self-Instruct or the Alpaca format."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """One name alone is a list of one."""
+        return [value] if isinstance(value, str) else value
+
     language: Literal["en", "zh", "both"] = "both"
     """Language of the prompts, and so of the rows; both: in turn. Seeds of another language are not shown."""
     method: Literal["self-instruct", "one-call", "answers"] = "self-instruct"

@@ -36,13 +36,17 @@ def code_of(work, *arguments: object) -> str:
     return refused.value.problems[0].code
 
 
-def test_a_run_is_found_by_its_folder_its_stage_what_it_kept_and_its_file(tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_folder_its_stage_what_it_kept_and_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = to_review(tmp_path / "demo" / "instruct.kept")
     file = kept / "rows.not_cleaned.jsonl"
     found = [find(place) for place in (tmp_path / "demo", tmp_path / "demo" / "instruct", kept, file)]
     assert set(found) == {find(file)}
     assert found[0].log_file == kept / "rows.decisions.jsonl"
     assert found[0].rows() == ROWS
+    monkeypatch.chdir(tmp_path / "demo")
+    assert find(Path()).rows() == ROWS
 
 
 def test_nothing_or_several_files_to_review_are_refused_and_named(tmp_path: Path, review) -> None:
@@ -155,6 +159,18 @@ def test_a_decision_that_cannot_be_kept_is_not_confirmed(tmp_path: Path) -> None
     assert code_of(log.append, Decision("a", "Li", "accept")) == "REVIEW-007"
     full = Log(Path("/dev/full"))
     assert code_of(full.append, Decision("a", "Li", "accept")) == "REVIEW-007"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find(to_review(tmp_path))
+    folder.log.append(Decision("a", "Li", "accept"))
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # tests may run as root, who may read everything
+    assert code_of(folder.rows) == "REVIEW-011"
+    assert code_of(folder.log.read) == "REVIEW-011"
 
 
 def test_logs_of_several_places_are_one_by_their_times(tmp_path: Path) -> None:

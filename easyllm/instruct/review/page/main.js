@@ -66,7 +66,7 @@ async function arrive() {
   by("row").focus({ preventScroll: true });
   const row = current();
   if (row) tell(say("told_row", { number: written(row.number + 1), text: row.instruction.slice(0, 200) }));
-  else tell(by("row").textContent);
+  else tell([...by("row").querySelectorAll("h2, p")].map((part) => part.textContent).join(". "));
 }
 
 // Where the reviewer goes
