@@ -18,6 +18,8 @@ from easyllm.core.messages import LANGUAGES, choose_language, say
 
 RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls)."
 SERVE_HELP = "A recipe; or a model's directory; or a folder of runs: the newest merged model in it."
+REVIEW_HELP = "runs/<name>, or a folder with rows nobody has decided on (*.not_cleaned.jsonl), or that file."
+SAMPLE_HELP = "Look at a sample only, as large as it takes to accept at most this share of bad rows, such as 0.02."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
@@ -250,12 +252,24 @@ def chat_verb(
 
 @app.command("review")
 def review_verb(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Rows that instruct has made.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help=REVIEW_HELP)],
+    author: Annotated[str | None, typer.Option(help="Who decides. Default: the login name.")] = None,
+    tui: Annotated[bool, typer.Option("--tui", help="Review in this terminal, not in the browser.")] = False,
+    accept_all: Annotated[bool, typer.Option("--accept-all", help="Accept what nobody has looked at.")] = False,
+    i_know: Annotated[bool, typer.Option("--i-know", help="With --accept-all: you answer for it.")] = False,
+    sample: Annotated[float | None, typer.Option(metavar="RATE", help=SAMPLE_HELP)] = None,
+    confidence: Annotated[float | None, typer.Option(help="How sure --sample must be. Default: 0.95.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = None,
+    open_browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the rows stand, and leave.")] = False,
 ) -> None:
-    """The human cleaning of generated rows (not built yet)."""
-    from easyllm.core.errors import refuse
+    """Decide which generated rows may be trained on: in the browser, or in the terminal. Every decision is logged."""
+    from easyllm.instruct.review import verb
 
-    raise refuse("RUN-004", stage="review", version=__version__, path=str(directory))
+    wish = verb.Wish(author, tui, accept_all, i_know, sample, confidence, port, open_browser, as_json)
+    found = verb.review(directory, wish)
+    if found is not None:
+        _print_json(found)
 
 
 @recipe_app.command("ls")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.errors import UserError, problem, refuse
+from easyllm.core.messages import say
 from easyllm.core.rows import json_kind, read_rows
-from easyllm.instruct.review.decisions import Gate, Standing, gate, standings
-from easyllm.instruct.review.log import TEXTS, Entry, Log
+from easyllm.instruct.review.log import TEXTS, Log
 from easyllm.instruct.row import Row, row_of
 
 ROWS = ".not_cleaned.jsonl"
@@ -55,52 +55,6 @@ def find(directory: Path) -> Folder:
     raise refuse("REVIEW-001", path=str(directory))
 
 
-class Followed:
-    """A folder's rows and where each stands, while several people decide on them."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        self.rows: list[Row] = []
-        self.entries: list[Entry] = []
-        self.standings: list[Standing] = []
-        self._mark: Any = None
-        self.refresh()
-
-    def refresh(self) -> bool:
-        """Take in what others wrote since; True where anything changed, be it decisions or the rows themselves."""
-        rows_mark, mark = _mark(self.folder.rows_file), self.folder.log.mark()
-        if self._mark == (rows_mark, mark):
-            return False
-        if self._mark is None or self._mark[0] != rows_mark:
-            self.rows = self.folder.rows()
-        self.entries = self.folder.log.read()
-        self.standings = standings(self.rows, self.entries)
-        self._mark = (rows_mark, mark)
-        return True
-
-    def append(self, entry: Entry) -> Entry:
-        """Write a decision, for good, and see where the rows stand now."""
-        written = self.folder.log.append(entry)
-        self.refresh()
-        return written
-
-    def gate(self) -> Gate:
-        return gate(self.rows, self.entries)
-
-
-def follow(folder: Folder) -> Followed:
-    """The rows of ``folder`` and where they stand, now and whenever ``refresh`` is called."""
-    return Followed(folder)
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise refuse("REVIEW-001", path=str(path)) from error
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
 def _beside(rows_file: Path) -> Folder:
     return Folder(rows_file, rows_file.with_name(rows_file.name.removesuffix(ROWS) + LOG))
 
@@ -110,7 +64,7 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
     for name in TEXTS:
         value = values.get(name, "" if name == "input" else None)
         if not isinstance(value, str) or (name != "input" and not value.strip()):
-            found = "an empty text" if isinstance(value, str) else json_kind(value)
+            found = say("review_empty_text") if isinstance(value, str) else say("review_kind", kind=json_kind(value))
             raise UserError(problem("REVIEW-003", file=path, line=line, name=name, found=found))
     try:
         return row_of(values)
