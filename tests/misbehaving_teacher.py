@@ -120,8 +120,12 @@ def content(title: str, draw: random.Random, language: str, duplicate: bool) -> 
     """What is said to a request for ``title``."""
 
     def text() -> str:
-        again = random.Random(draw.randrange(3)) if duplicate else draw  # one of three that all have heard
-        return sentence(again, language)
+        if not duplicate:
+            return sentence(draw, language)
+        heard = sentence(random.Random(draw.randrange(3)), language)  # one of three that all have heard
+        return (
+            heard if draw.random() < 0.5 else {"en": f"Please: {heard} Thanks.", "zh": f"请：{heard}谢谢。"}[language]
+        )
 
     def answer() -> str:
         return " ".join(sentence(draw, language) for _ in range(draw.randint(1, 3)))
@@ -271,6 +275,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         options, desk = self.desk.options, self.desk
         raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(raw) < int(self.headers["Content-Length"]):  # killed while it was sending: no request at all
+            self.close_connection = True
+            return
         asked = json.loads(raw)
         given = self.headers.get("Idempotency-Key")
         key = given or hashlib.sha256(raw).hexdigest()
@@ -361,6 +368,11 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed leaves broken connections; anything else is a mistake of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The whole stage by the real command, against a teacher that misbehaves, killed three times, reviewed and converted."""
+"""The whole stage by the real command: a teacher that misbehaves, three kills, a review, and the conversion."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_two_hundred_rows_come_from_a_misbehaving_teacher_across_three_kills(who
     assert len(rows) == ROWS
     assert len({row["id"] for row in rows}) == ROWS
     assert {row["language"] for row in rows} == {"en", "zh"}
-    assert {row["is_classification"] for row in rows} == {True, False}
+    assert {row["is_classification"] for row in rows} >= {True, False}
     assert "easyllm review runs/rows/instruct" in whole.printed
 
 
@@ -115,7 +115,7 @@ def test_every_dropped_row_says_why_and_the_report_counts_it(whole: Whole) -> No
     dropped = lines(whole.kept / "dropped.jsonl")
     reasons = Counter(found["reason"] for row in dropped for found in row["findings"] if found["drops"])
     assert all(any(found["drops"] for found in row["findings"]) for row in dropped)
-    assert reasons.keys() >= {"near_duplicate"}
+    assert reasons.keys() >= {"near_duplicate", "exact_duplicate"}
     report = (whole.kept / "report.md").read_text("utf-8")
     for count in reasons.values():
         assert str(count) in report

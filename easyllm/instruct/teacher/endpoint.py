@@ -70,7 +70,7 @@ class Endpoint:
         """Return when it can be asked; a local one is started here. Raises StageFailed where that fails."""
         async with self._opening:
             if self._client is None:
-                self._client = client_of(await self._find(), self._key, self._settings.timeout_seconds)
+                self._client = client_of(await self._find(), self._key, self._settings.patience_seconds)
 
     def body(self, ask: Ask, key: str) -> dict[str, Any]:
         """What is sent: with the schema, or with the form in words."""
@@ -95,12 +95,12 @@ class Endpoint:
         # Not chat.completions.create: what it does to the body before it sends it is a quarter of all our CPU time.
         how: Any = {"headers": {"Idempotency-Key": key}}
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
+            async with asyncio.timeout(self._settings.patience_seconds):
                 reply = await self._client.post("/chat/completions", cast_to=object, body=body, options=how)
         except (TimeoutError, openai.APITimeoutError) as error:
             if _cause(error) == "ConnectTimeout":
                 return Failure("unreachable", _cause(error), again=True)
-            return Failure("timeout", say("teacher_silent", seconds=self._settings.timeout_seconds), again=True)
+            return Failure("timeout", say("teacher_silent", seconds=self._settings.patience_seconds), again=True)
         except openai.APIConnectionError as error:
             return self._broken_off(error)
         except openai.APIStatusError as error:
