@@ -17,7 +17,7 @@ from easyllm.instruct.ift.write import write_rows
 from easyllm.instruct.kept import Kept, lines_of
 from easyllm.instruct.review.decisions import Gate, gate
 from easyllm.instruct.review.folder import Folder
-from easyllm.instruct.review.log import Entry, Log
+from easyllm.instruct.review.log import Entry, Log, merged
 
 TRAIN, HELD_OUT = "rows.jsonl", "heldout.jsonl"
 
@@ -60,9 +60,9 @@ def gather(job: Job[InstructConfig], kept: Kept, note: dict[str, Any]) -> Result
 
 
 def entries(job: Job[InstructConfig], kept: Kept) -> list[Entry]:
-    """Every decision on this run's rows: those made elsewhere that the recipe names, then those made here."""
+    """Every decision on this run's rows: those made elsewhere that the recipe names, and those made here."""
     elsewhere = job.inputs["decisions"].files if "decisions" in job.inputs else ()
-    return [entry for path in (*elsewhere, kept.log_file) for entry in Log(path).read()]
+    return merged(Log(path) for path in (*elsewhere, kept.log_file))
 
 
 def waiting(job: Job[InstructConfig], found: Gate) -> Waiting:

@@ -26,12 +26,18 @@ class Body(BaseModel):
 
 
 class DecideBody(Body):
-    """One decision of the page's author; who that is, only the server says."""
+    """One decision of the page's author; who that is, only the server says. ``since`` as in UndoBody."""
 
     row: str
     verdict: Literal["accept", "edit", "reject", "undo"]
     edited: dict[str, str] | None = None
     note: str = ""
+    since: int = 0
+
+
+class UndoBody(Body):
+    since: int = 0
+    """The revision that the page knows; the answer tells what is new after it."""
 
 
 class PlanBody(Body):
@@ -117,12 +123,11 @@ class Api:
     def decide(self, body: dict[str, Any]) -> Any:
         asked = DecideBody.model_validate(body)
         decision = Decision(asked.row, self.desk.author, asked.verdict, asked.edited, asked.note)
-        return self._row(self.desk.decide(decision))
+        return self._after(self.desk.decide(decision), asked.since)
 
     def undo(self, body: dict[str, Any]) -> Any:
         """Of the latest decision that still stands; {"row": None} where there is none."""
-        number = self.desk.take_back()
-        return {"row": None} if number is None else self._row(number)
+        return self._after(self.desk.take_back(), UndoBody.model_validate(body).since)
 
     def accept_lot(self, body: dict[str, Any]) -> Any:
         asked = PlanBody.model_validate(body)
@@ -133,8 +138,10 @@ class Api:
         self.desk.undo_lot()
         return {}
 
-    def _row(self, number: int) -> dict[str, Any]:
-        return {"row": row_json(number, self.desk.found[number])}
+    def _after(self, number: int | None, since: int) -> dict[str, Any]:
+        """The row as it stands now, and all that is new, in one answer: the reviewer waits for no second one."""
+        row = None if number is None else row_json(number, self.desk.found[number])
+        return {"row": row, "standing": self.desk.standing(since)}
 
 
 def row_json(number: int, one: Standing) -> dict[str, Any]:

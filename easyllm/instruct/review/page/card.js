@@ -57,7 +57,7 @@ function findings(row, start) {
 
 function short(value) {
   if (typeof value === "number" && !Number.isInteger(value)) return value.toFixed(2);
-  const text = typeof value === "string" ? value : JSON.stringify(value);
+  const text = typeof value === "string" ? value : Array.isArray(value) ? value.map(short).join(", ") : JSON.stringify(value);
   return text.length > 120 ? text.slice(0, 120) + "…" : text;
 }
 

@@ -12,11 +12,13 @@ const KEYS = [
 const SIGNS = { ArrowRight: "→", ArrowLeft: "←", U: "Shift+U" };
 const TYPING = "input:not([type=checkbox]), textarea, select";
 
-/** Call what `acts` has for a key. Not while a text is typed, a dialog is open, or another program's keys are held. */
-export function watchKeys(acts) {
+/** Call what `acts` has for a key. Not while a text is typed, a dialog is open or `opening()`, or Ctrl is held. */
+export function watchKeys(acts, opening) {
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest(TYPING) || document.querySelector("dialog[open]")) return;
+    if (/^[1-9]$/.test(event.key)) acts.digit(Number(event.key)); // typed on the heels of an r
+    if (opening()) return;
     const found = KEYS.find(([, keys]) => keys.includes(event.key));
     if (!found || (remembered("single") === "off" && event.key.length === 1 && event.key !== "?")) return;
     if (event.repeat && !["next", "previous"].includes(found[0])) return; // a key held down decides once

@@ -9,7 +9,7 @@ import { drawList } from "./list.js";
 import { decidedNow, drawProgress } from "./pace.js";
 import { asked, drawPlan, fetchPlan, fillPlan } from "./plan.js";
 import { begin, current, goOn, jump, load, move, number, queue, renew, take } from "./queue.js";
-import { askReason } from "./reject.js";
+import { askReason, chooseReason } from "./reject.js";
 import { say, WORDS, written } from "./words.js";
 
 const EVERY = 3000; // milliseconds between two looks at what other reviewers do
@@ -19,9 +19,9 @@ let standing; // how far the review is
 let plan = null; // the sample's, while only the sample is shown
 let under_way = Promise.resolve();
 
-/** Do `work` after what is under way; a failure is said above the row until something works again. */
-function queued(work, worked = () => banner("")) {
-  under_way = under_way.then(work).then(worked, failed);
+/** Do `work` after what is under way; a failure is said above the row until the next work. */
+function queued(work) {
+  under_way = under_way.then(() => banner("")).then(work).catch(failed);
   return under_way;
 }
 
@@ -63,7 +63,7 @@ async function arrive() {
   editor.close(false);
   draw();
   window.scrollTo(0, 0);
-  by("row").focus({ preventScroll: true });
+  if (!document.activeElement.closest("#filters, dialog")) by("row").focus({ preventScroll: true });
   const row = current();
   if (row) tell(say("told_row", { number: written(row.number + 1), text: row.instruction.slice(0, 200) }));
   else tell([...by("row").querySelectorAll("h2, p")].map((part) => part.textContent).join(". "));
@@ -77,7 +77,7 @@ function go(at) {
 }
 
 /** Make the list anew by the filters, or by `values` in their place. */
-async function find(values, focus = true) {
+async function find(values = null, focus = true) {
   if (values) setWanted(values);
   const { sample, ...others } = wanted();
   toAddress();
@@ -98,12 +98,11 @@ async function find(values, focus = true) {
 async function decide(verdict, more = {}) {
   const row = current();
   if (!row) return;
-  const answer = await post("decide", { row: row.id, verdict, ...more });
-  take(answer.row);
+  const answer = await post("decide", { row: row.id, verdict, since: standing.revision, ...more });
   editor.close(true);
   decidedNow();
+  if (await settle(answer.standing, answer.row)) return;
   goOn(start.author);
-  await refresh();
   await arrive();
   tell(`${say(`told_${verdict}`, { number: written(row.number + 1) })} ${by("told").textContent}`);
 }
@@ -121,25 +120,31 @@ async function takeBack(answer) {
     tell(say("told_nothing"));
     return;
   }
-  take(answer.row);
+  if (await settle(answer.standing, answer.row)) return;
   jump(answer.row.number);
-  await refresh();
   await arrive();
   tell(say("told_undo", { number: written(answer.row.number + 1) }));
 }
 
+let opening = 0; // fields that are about to open: what is typed meanwhile is meant for them, and decides nothing
+
+function opens(open) {
+  opening += 1;
+  queued(() => {
+    opening -= 1;
+    if (current()) open();
+  });
+}
+
 const acts = {
   accept: () => queued(() => decide("accept")),
-  edit: () => queued(() => {
-    if (current()) editor.open(current(), start.author, save, () => queued(arrive));
-  }),
-  reject: () => queued(() => {
-    if (current()) askReason(start, (note) => queued(() => decide("reject", { note })));
-  }),
-  undo: () => queued(async () => takeBack(await post("undo"))),
+  edit: () => opens(() => editor.open(current(), start.author, save, () => queued(arrive))),
+  reject: () => opens(() => askReason(start, (note) => queued(() => decide("reject", { note })))),
+  digit: (which) => queued(() => chooseReason(start, which)),
+  undo: () => queued(async () => takeBack(await post("undo", { since: standing.revision }))),
   back: () => queued(async () => {
     const row = current();
-    if (row && start.author in row.by) await takeBack(await post("decide", { row: row.id, verdict: "undo" }));
+    if (row && start.author in row.by) await takeBack(await post("decide", { row: row.id, verdict: "undo", since: standing.revision }));
     else tell(say("told_nothing"));
   }),
   next: () => queued(() => go(queue.at + 1)),
@@ -147,7 +152,10 @@ const acts = {
   first: (key) => queued(() => go(key === "Home" ? 0 : queue.numbers.length - 1)),
   filters: () => showFilters("state"),
   search: () => showFilters("search"),
-  clear: () => queued(() => find({})),
+  clear: () => {
+    setWanted({}); // at once: what is typed next stays
+    queued(() => find());
+  },
   follow: () => {
     const others = Object.keys(current()?.by ?? {}).filter((author) => author !== start.author);
     if (current()?.state === "conflict") follow(others[0]);
@@ -180,7 +188,6 @@ async function openPlan() {
 async function lot(name) {
   await post(name, name === "accept-lot" ? asked : {});
   await refresh();
-  await renew(queue.numbers.filter((one) => queue.rows.has(one)));
   draw();
   tell(say(name === "accept-lot" ? "told_lot" : "undo_lot"));
   await openPlan();
@@ -190,23 +197,27 @@ async function lot(name) {
 
 /** Learn what has changed on the server, by this reviewer or another. */
 async function refresh() {
-  const news = await get("standing", { since: standing.revision });
-  if (news.digest !== standing.digest) return beginAnew();
+  await settle(await get("standing", { since: standing.revision }));
+}
+
+/** Take `news` as it stands now; `row` came with it. True where all rows are new, and the list has begun anew. */
+async function settle(news, row) {
+  if (news.digest !== standing.digest) {
+    queue.rows.clear();
+    await open();
+    await find();
+    banner(say("rows_new"));
+    return true;
+  }
   standing = news;
-  await renew(news.changed);
+  if (row) take(row);
+  await renew(news.changed.filter((one) => one !== row?.number));
   if (plan && news.changed.length) {
     plan = await fetchPlan();
     const known = new Set(queue.numbers);
     queue.numbers.push(...plan.numbers_left.filter((one) => !known.has(one))); // a bad row has made it larger
   }
-  return news.changed.length > 0;
-}
-
-async function beginAnew() {
-  queue.rows.clear();
-  await open();
-  await find();
-  throw Object.assign(new Error(), { code: "rows_new" });
+  return false;
 }
 
 async function look() {
@@ -214,7 +225,7 @@ async function look() {
   const before = standing.revision;
   await refresh();
   if (standing.revision !== before) draw();
-  if (unreachable) banner("");
+  if (unreachable) banner(""); // what it said is over; anything else stays until the reviewer goes on
   unreachable = false;
 }
 
@@ -251,7 +262,7 @@ function useTheme(name) {
 }
 
 function listen() {
-  watchKeys(acts);
+  watchKeys(acts, () => opening > 0);
   watchFilters(() => queued(() => find(null, false)), hideFilters);
   for (const button of by("actions").querySelectorAll("button")) button.onclick = () => acts[button.dataset.do]();
   by("clear").onclick = acts.clear;
@@ -280,7 +291,9 @@ async function main() {
   const filters = inAddress();
   await find(Object.keys(filters).length ? filters : start.sample.error_rate ? { sample: "1" } : { state: "undecided" });
   document.body.dataset.ready = "yes";
-  setInterval(() => queued(look, () => {}), EVERY);
+  setInterval(() => {
+    under_way = under_way.then(look).catch(failed);
+  }, EVERY);
 }
 
 queued(main);
