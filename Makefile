@@ -22,8 +22,10 @@ MEMLOCK ?= --ulimit memlock=-1
 IMAGE ?= easyllm-train:$(if $(filter none,$(GPUS)),cpu,cuda)
 #: URL=...           the server that chat talks to; with compose http://127.0.0.1:8080
 URL ?= http://127.0.0.1:8642
-#: DIR=              the rows that review shows
+#: DIR=              the rows that review shows and sft2ift converts
 DIR ?= runs/$(RECIPE)/instruct
+#: OUT=              where sft2ift writes
+OUT ?= $(DIR).ift
 #: BUILD=            options of make build: python3 easyllm/env/images.py build --help
 BUILD ?=
 #: PYTEST_ARGS=      options of pytest
@@ -47,7 +49,7 @@ MOUNTS = -v "$(if $(WORK),$(shell cd "$(WORK)" && pwd),$(CURDIR))":/work -v "$(H
 NAMES = HF_TOKEN HF_ENDPOINT OPENAI_API_KEY EASYLLM_LANG LC_ALL LC_MESSAGES LANG $(PASS_ENV)
 # a terminal where make has one; chat and shell read a pipe too
 KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-it "))
-chat shell: KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-it " || echo "-i "),-i )
+chat review shell: KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-it " || echo "-i "),-i )
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build shell doctor run check plan corpus pretrain pretrain-megatron pretrain-deepspeed convert \
@@ -92,14 +94,14 @@ pretrain-deepspeed: ## the same under DeepSpeed: ZeRO, CPU Adam
 convert: ## checkpoint to a Hugging Face model, proven by parity
 	$(EASYLLM) convert "$(RECIPE)" $(ARGS)
 
-self-instruct: ## seed tasks to instruction rows (refused until it is built)
+self-instruct: ## seed tasks and a teacher to instruction rows; its key: OPENAI_API_KEY or PASS_ENV=
 	$(EASYLLM) instruct "$(RECIPE)" $(ARGS)
 
-review: ## the human cleaning of the rows in DIR (refused until it is built)
+review: ## the human cleaning of the rows in DIR, in the browser (ARGS=--tui: in the terminal)
 	$(EASYLLM) review "$(DIR)" $(ARGS)
 
-sft2ift: ## reviewed rows to rows to train on: the last part of instruct (refused until it is built)
-	$(EASYLLM) instruct "$(RECIPE)" $(ARGS)
+sft2ift: ## accepted rows of DIR to rows to train on in OUT, in any of four formats
+	$(EASYLLM) sft2ift "$(DIR)" --out "$(OUT)" $(ARGS)
 
 finetune: ## instruction rows and a model to an adapter, by the method RECIPE names
 	$(EASYLLM) finetune "$(RECIPE)" $(ARGS)

@@ -29,6 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable d
 
 ON_CLUSTERS = ("corpus", "pretrain")
 """The stages that heed the section ``cluster``; their help tells its keys too."""
+IFT_FORMS = ("alpaca", "messages", "sharegpt", "self-instruct")
+IFT_FILES = ("jsonl", "parquet")
 WAITING = 3
 INTERRUPTED = 130
 
@@ -100,7 +102,11 @@ _stage_verb(
     "tells how far they are, and gathers the checkpoint once they have ended.",
 )
 _stage_verb("convert", "Megatron checkpoint to a Hugging Face model or back, proven by parity.")
-_stage_verb("instruct", "Seed tasks to reviewed instruction rows (not built yet).")
+_stage_verb(
+    "instruct",
+    "Seed tasks and a teacher to instruction rows that a person has accepted. Ends with exit code 3 while rows wait "
+    "for `easyllm review`; called again after it, it hands the accepted ones on.",
+)
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
 _stage_verb("align", "Preference pairs and a model to a better model (not built yet).")
 _stage_verb("merge", "Adapter and base to one model, proven by parity.")
@@ -270,6 +276,34 @@ def review_verb(
     found = verb.review(directory, wish)
     if found is not None:
         _print_json(found)
+
+
+@app.command("sft2ift")
+def sft2ift_verb(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Files or folders of rows; a review; what instruct made.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write: rows, and those held out.")],
+    write: Annotated[str, typer.Option(metavar="|".join(IFT_FORMS), help="Format of the rows.")] = "alpaca",
+    file_as: Annotated[str, typer.Option("--as", metavar="jsonl|parquet", help="Kind of the files.")] = "jsonl",
+    held_out: Annotated[
+        str, typer.Option(metavar="N|SHARE", help="Rows kept out of training, such as 100 or 5%, by instruction.")
+    ] = "0",
+    seed: Annotated[int, typer.Option(help="Of the choice of rows to hold out.")] = 1234,
+    as_json: Json = False,
+) -> None:
+    """Rows of any form (Alpaca, ShareGPT, messages, Self-Instruct; JSONL, Parquet) to rows of one; of a review, the
+    accepted ones alone."""
+    from easyllm.instruct.ift.convert import Asked, sft2ift, text_of
+
+    for value, known, option in ((write, IFT_FORMS, "--write"), (file_as, IFT_FILES, "--as")):
+        if value not in known:
+            raise typer.BadParameter(f"{value} is not one of {', '.join(known)}", param_hint=option)
+    told = sft2ift(Asked(tuple(sources), out, write, file_as, held_out, seed))
+    if as_json:
+        _print_json(told)
+    else:
+        print(text_of(told), end="")
 
 
 @recipe_app.command("ls")

@@ -51,7 +51,7 @@ class Recipe(Section):
     convert: ConvertConfig | None = None
     """Megatron checkpoint to a Hugging Face model."""
     instruct: InstructConfig | None = None
-    """Seed tasks to instruction rows (not built yet)."""
+    """Seed tasks and a teacher to instruction rows that a person has accepted."""
     finetune: FinetuneConfig | None = None
     """Instruction rows and a model to an adapter."""
     align: AlignConfig | None = None

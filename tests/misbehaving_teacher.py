@@ -120,8 +120,12 @@ def content(title: str, draw: random.Random, language: str, duplicate: bool) -> 
     """What is said to a request for ``title``."""
 
     def text() -> str:
-        again = random.Random(draw.randrange(3)) if duplicate else draw  # one of three that all have heard
-        return sentence(again, language)
+        if not duplicate:
+            return sentence(draw, language)
+        heard = sentence(random.Random(draw.randrange(3)), language)  # one of three that all have heard
+        return (
+            heard if draw.random() < 0.5 else {"en": f"Please: {heard} Thanks.", "zh": f"请：{heard}谢谢。"}[language]
+        )
 
     def answer() -> str:
         return " ".join(sentence(draw, language) for _ in range(draw.randint(1, 3)))
@@ -271,6 +275,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         options, desk = self.desk.options, self.desk
         raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(raw) < int(self.headers["Content-Length"]):  # killed while it was sending: no request at all
+            self.close_connection = True
+            return
         asked = json.loads(raw)
         given = self.headers.get("Idempotency-Key")
         key = given or hashlib.sha256(raw).hexdigest()
@@ -292,7 +299,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(
                 401, f"Incorrect API key provided: {self.headers.get('Authorization')}", "invalid_api_key"
             )
-        if asked["model"] != options.model:
+        if options.model and asked["model"] != options.model:
             return self.refuse(404, f"The model `{asked['model']}` does not exist", "model_not_found")
         if options.no_schema and "response_format" in asked:
             return self.refuse(400, "'response_format' of type json_schema is not supported with this model", None)
@@ -306,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(429, "Rate limit reached", "rate_limit_exceeded", milliseconds=mood.randint(10, 80))
         if error:
             return self.refuse(mood.choice((500, 502, 503)), "The server had an error", None)
-        body = self.desk.reply(key, asked, known).body(options.model)
+        body = self.desk.reply(key, asked, known).body(str(asked["model"]))
         if slow:
             time.sleep(options.slow_seconds)
         if options.no_choices:
@@ -362,12 +369,17 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed leaves broken connections; anything else is a mistake of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--model", default="tester", help="the one model it knows")
+    parser.add_argument("--model", help="the one model it knows; without, it knows all")
     parser.add_argument("--key", help="the API key it wants; without, it takes any")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to every answer")
     parser.add_argument("--slow-seconds", type=float, default=1.0, help="of a slow answer, beside the delay")

@@ -57,6 +57,11 @@ def _instruction(row: dict[str, Any], stage: str, file: Path, line: int) -> list
     instruction, extra, output = texts
     if not instruction.strip():
         raise _malformed(say("row_no_instruction"), stage, file, line)
+    return messages_of_task(instruction, extra, output)
+
+
+def messages_of_task(instruction: str, extra: str, output: str) -> list[Message]:
+    """How a model is asked a task: the instruction, and its input below."""
     question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
     return [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
 

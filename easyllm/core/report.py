@@ -58,12 +58,24 @@ def _headlines(rows: list[Any]) -> list[str]:
             lines.append(say("headline_epochs", **row.pretraining))
         if row.manifest.kind == "checkpoint" and "first_loss" in metrics:  # one that was trained, not converted
             lines.append(say("headline_checkpoint", first=metrics["first_loss"], last=metrics["last_loss"]))
+        if row.manifest.kind == "rows":
+            lines.append(_rows_headline(metrics, row.manifest.records))
         if row.manifest.kind == "scores" and "base_loss" in metrics:
             lines.append(say("headline_loss", before=metrics["base_loss"], after=metrics["tuned_loss"]))
         if row.manifest.kind == "scores" and metrics.get("expected"):
             hits = {"before": metrics.get("base_hits", 0), "after": metrics["tuned_hits"], "of": metrics["expected"]}
             lines.append(say("headline_hits", **hits))
     return ["", *lines] if lines else []
+
+
+def _rows_headline(metrics: dict[str, Any], records: dict[str, Any]) -> str:
+    """How many instruction rows there are, who let them through, and what they cost."""
+    ledger, review = records["ledger"], records["review"]
+    spent = {"requests": ledger["requests"], "money": f"{ledger['money']:g}"}
+    spent["tokens"] = ledger["prompt_tokens"] + ledger["completion_tokens"]
+    counts = {name: metrics[name] for name in ("made", "dropped", "accepted", "rejected")}
+    authors = ", ".join(review["authors"]) or "-"
+    return say("headline_rows", authors=authors, how=term(review["how"]), **counts, **spent)
 
 
 def _next_steps(rows: list[Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """What can be asked of instruct: seed tasks and a teacher become rows that a person has accepted."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -37,10 +37,16 @@ class Teacher(Section):
     lookahead: int = Field(default=64, ge=1)
     """A prompt shows the rows that came this many requests before it, whichever answers come first: so that a run can
     be repeated. At least as large as concurrency."""
-    timeout_seconds: float = Field(default=120, gt=0)
-    """Longest wait for one answer."""
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    """Longest wait for one answer; unset: 120, and 1800 for a local model, which may be slow and charges nothing."""
     retries: int = Field(default=6, ge=0)
     """Times a request is sent again after 429, 5xx, a timeout or a cut answer, each time after a longer pause."""
+
+    @property
+    def patience_seconds(self) -> float:
+        """Longest wait for one answer."""
+        return self.timeout_seconds or (120.0 if self.local is None else 1800.0)
+
     structured: Literal["auto", "never"] = "auto"
     """auto: answers are asked for by JSON schema, and in plain text where the endpoint refuses that."""
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -116,6 +122,13 @@ class InstructConfig(Section):
         default=["builtin:en", "builtin:zh"], min_length=1
     )
     """Seed tasks: builtin:en, builtin:zh, or files in the Self-Instruct or the Alpaca format."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """One name alone is a list of one."""
+        return [value] if isinstance(value, str) else value
+
     language: Literal["en", "zh", "both"] = "both"
     """Language of the prompts, and so of the rows; both: in turn. Seeds of another language are not shown."""
     method: Literal["self-instruct", "one-call", "answers"] = "self-instruct"
@@ -136,7 +149,7 @@ class InstructConfig(Section):
     budget: Budget = Budget()
     """When to stop asking."""
     fewer: Literal["refuse", "accept"] = "refuse"
-    """When the budget is spent, or nothing new comes, before there are count rows: refuse, or accept those there are."""
+    """When the budget is spent or nothing new comes, with fewer rows than count: refuse, or accept those there are."""
     recorded: Annotated[list[str] | None, Takes("files")] = None
     """Answers of an earlier run (its answers.jsonl): they are taken before anything is asked."""
     decisions: Annotated[list[str] | None, Takes("files")] = None

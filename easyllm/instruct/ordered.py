@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 async def in_order(
     make: Callable[[int], T | None], do: Callable[[T], Coroutine[Any, Any, R]], lookahead: int
-) -> AsyncIterator[tuple[T, R]]:
+) -> AsyncGenerator[tuple[T, R], None]:
     """(item, what ``do`` made of it) for item 0, 1, 2 ... until ``make`` gives None.
 
     ``make(k)`` is called when the caller has seen results 0 to k - lookahead and no later one, whatever was answered

@@ -81,7 +81,7 @@ def _blocks(answer: Answer, names: tuple[str, ...]) -> list[dict[str, str]] | No
     marks = list(_LABEL.finditer(answer.text))
     ends = [mark.start() for mark in marks[1:]] + [len(answer.text)]
     found: list[dict[str, str]] = []
-    for mark, end in zip(marks, ends, strict=True):
+    for mark, end in zip(marks, ends, strict=False):
         name = str(mark.lastgroup)
         if name not in names:
             continue
@@ -134,7 +134,7 @@ def _json(answer: Answer) -> Any:
         except ValueError:
             continue
     try:
-        return _without_last(from_json(text, allow_partial=True))
+        return _without_last(from_json(text, allow_partial="trailing-strings"))
     except ValueError:
         return None
 

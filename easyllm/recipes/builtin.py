@@ -1,5 +1,7 @@
-"""Data that needs no download: ``builtin:NAME`` in a recipe. Written once into the cache, then a file like any other.
+"""Data that needs no download: ``builtin:NAME`` in a recipe, a file like any other.
 
+``seeds-en`` and ``seeds-zh`` are the seed tasks of instruct, which ship as files (``builtin:en`` there). What is made
+of this Python is written once into the cache:
 ``python-docs`` is what every CPython carries: the language reference (``pydoc_data.topics``) cut at its headings,
 and the docstrings of the standard library, read from its source files. About 2 MB; rows are
 ``{"src", "text", "type", "id", "title"}``.
@@ -27,6 +29,8 @@ REVISION = 1
 SHORTEST_CHARACTERS = 80
 """Shorter texts are one-line notes such as ``Return self.``: many, and nothing to learn from."""
 
+PACKAGE = Path(__file__).parent.parent
+
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data"}
 
 _HEADING = re.compile(r"^(?P<title>\S.*)\n(?P<rule>[*=\-~^\"])(?P=rule){2,}$", re.MULTILINE)
@@ -34,9 +38,14 @@ _HEADING = re.compile(r"^(?P<title>\S.*)\n(?P<rule>[*=\-~^\"])(?P=rule){2,}$", r
 
 def materialise(name: str, cache_dir: Path, stage: str, key: str) -> Path:
     """The JSONL file of built-in data ``name``, made now if the cache lacks it. UserError INPUT-006 if unknown."""
+    if name in SHIPPED:
+        return SHIPPED[name]
     make = BUILTIN.get(name)
     if make is None:
-        raise refuse("INPUT-006", stage=stage, key=key, name=name, known=", ".join(sorted(BUILTIN)))
+        # A section that looks on a shelf writes names without it, and has no use for what stands elsewhere.
+        shelf = SEEDS if name.startswith(SEEDS) else ""
+        known = sorted(n.removeprefix(SEEDS) for n in SHIPPED) if shelf else sorted(BUILTIN)
+        raise refuse("INPUT-006", stage=stage, key=key, name=name.removeprefix(shelf), known=", ".join(known))
     path = cache_dir / "builtin" / f"{name}-{platform.python_version()}-r{REVISION}.jsonl"
     if not path.is_file():
         _write(path, _distinct(make()))
@@ -133,3 +142,6 @@ def _write(path: Path, rows: Iterator[Row]) -> None:
 
 
 BUILTIN: dict[str, Callable[[], Iterator[Row]]] = {"python-docs": python_docs}
+
+SEEDS = "seeds-"
+SHIPPED = {f"{SEEDS}{code}": PACKAGE / "instruct" / f"seeds.{code}.jsonl" for code in ("en", "zh")}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from easyllm.instruct.review.decisions import Gate, gate, set_digest, standings
+from easyllm.instruct.review.decisions import gate, set_digest, standings
 from easyllm.instruct.review.log import Decision, Lot
 from easyllm.instruct.review.sampling import choose, sampling
 from easyllm.instruct.row import Finding, Row

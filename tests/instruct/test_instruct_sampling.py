@@ -76,7 +76,7 @@ def test_published_sizes_come_out() -> None:
 
 
 def test_a_large_lot_is_planned_at_once() -> None:
-    assert 183 == sample_needed(100_000, 0.02, 0.95, 0)
+    assert sample_needed(100_000, 0.02, 0.95, 0) == 183
     assert 800 < sample_needed(100_000, 0.02, 0.95, 5) < 900
 
 

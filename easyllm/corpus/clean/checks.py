@@ -39,7 +39,7 @@ def _length(limits: Length | None) -> list[Problem]:
 def _languages(config: CleanConfig) -> list[Problem]:
     if not config.language:
         return []
-    from easyllm.corpus.clean.filters import known_languages
+    from easyllm.core.languages import known_languages
 
     known = known_languages()
     return [

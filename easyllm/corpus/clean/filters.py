@@ -1,6 +1,5 @@
 """The blocks that look at one document at a time: length and language as filters of datatrove, repetition its own."""
 
-from functools import cache
 from typing import Any
 
 from datatrove.data import Document
@@ -8,6 +7,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 from datatrove.utils.lid import LID
 
+from easyllm.core.languages import identifier
 from easyllm.corpus.clean import config
 from easyllm.corpus.clean.words import Words
 
@@ -62,22 +62,9 @@ class Py3LangId(LID):  # type: ignore[misc]  # datatrove is untyped
 
     def predict(self, doc: Document) -> tuple[tuple[str, float], dict[str, float]]:
         """((likeliest language, its score), score of each of the languages asked for)."""
-        ranked = _identifier().rank(doc.text)
+        ranked = identifier().rank(doc.text)
         scores = dict(ranked)
         return ranked[0], {language: scores.get(language, 0.0) for language in self.languages}
-
-
-def known_languages() -> list[str]:
-    """Codes that can be asked for."""
-    return sorted(_identifier().labels)
-
-
-@cache
-def _identifier() -> Any:
-    """Its tables take half a second to read and 100 MB, so a process reads them once, and only if it needs them."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def repetition_filter(limits: config.Repetition, exclusion_writer: Any = None) -> GopherRepetitionFilter:

@@ -5,10 +5,8 @@ from typing import Any
 import regex
 from datatrove.utils.word_tokenizers import WordTokenizer, simple_span_tokenize
 
-WITHOUT_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-"""Scripts that put no space between words: one character is a word there."""
+from easyllm.core.languages import words
 
-_WORD = regex.compile(rf"[{WITHOUT_SPACES}]\p{{M}}*|[\w--[{WITHOUT_SPACES}]]+", regex.VERSION1)
 _SENTENCE = regex.compile(r"[^.!?。！？\n]+[.!?。！？\n]*")
 
 
@@ -23,8 +21,7 @@ class Words(WordTokenizer):
         super().__init__("any")
 
     def word_tokenize(self, text: str) -> list[str]:
-        found: list[str] = _WORD.findall(text)
-        return found
+        return words(text)
 
     def sent_tokenize(self, text: str) -> list[str]:
         return [found.strip() for found in _SENTENCE.findall(text) if found.strip()]

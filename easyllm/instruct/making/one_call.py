@@ -26,7 +26,9 @@ async def one_call(shop: Workshop, count: int) -> None:
         async for (language, _), (answer, found) in results:
             before = len(shop.harvest.rows)
             for texts in found or ():
-                row = Row(**texts, language=language, request=answer.key)
+                row = Row(
+                    texts["instruction"], texts["input"], texts["output"], language=language, request=answer.key
+                )
                 if len(shop.harvest.rows) < count and shop.harvest.whole(row, answer):
                     shop.instructions.append(row)
             if found is None:

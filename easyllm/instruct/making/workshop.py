@@ -1,7 +1,7 @@
 """What every pipeline works with: prompts, examples to show, the teacher, and the harvest."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -79,13 +79,13 @@ class Workshop:
 
     async def over(
         self, make: Callable[[int], T | None], do: Callable[[T], Coroutine[Any, Any, R]]
-    ) -> AsyncIterator[tuple[T, R]]:
+    ) -> AsyncGenerator[tuple[T, R], None]:
         """``in_order`` with the recipe's lookahead; leave it by ``aclosing``."""
         async with aclosing(in_order(make, do, self.config.teacher.lookahead)) as results:
             async for result in results:
                 yield result
 
-    async def each(self, items: Sequence[T], do: Callable[[T], Coroutine[Any, Any, R]]) -> AsyncIterator[tuple[T, R]]:
+    async def each(self, items: Sequence[T], do: Callable[[T], Coroutine[Any, Any, R]]) -> AsyncGenerator[tuple[T, R], None]:
         """``over`` for a list."""
         async with aclosing(self.over(lambda n: items[n] if n < len(items) else None, do)) as results:
             async for result in results:

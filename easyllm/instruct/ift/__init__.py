@@ -1,0 +1,1 @@
+"""Instruction rows in every form that people keep them in: read, split and written."""
