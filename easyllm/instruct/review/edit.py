@@ -39,7 +39,8 @@ def _in_editor(editor: str, words: dict[str, str]) -> dict[str, str]:
             code = subprocess.run([*shlex.split(editor), str(path)], check=False).returncode
             text = path.read_bytes().decode()
         except (OSError, ValueError) as error:  # no such editor; what it wrote is not UTF-8
-            raise NotEdited(say("tui_edit_failed", editor=editor, reason=error)) from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise NotEdited(say("tui_edit_failed", editor=editor, reason=reason)) from error
     if code:
         raise NotEdited(say("tui_edit_failed", editor=editor, reason=code))
     found = _parts(text, marks, editor)

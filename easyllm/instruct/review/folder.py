@@ -1,5 +1,6 @@
 """Where rows that wait for a person lie, and where what they decide is kept: two files of one folder."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ class Folder:
         return Log(self.log_file)
 
     def rows(self) -> list[Row]:
-        """Every row, in order. Raises UserError with the line of what is none (ROWS-..., REVIEW-003)."""
-        found = [_row(self.rows_file, line, values) for line, values in read_rows(self.rows_file, "instruct")]
+        """Every row, in order. Raises UserError with the line of what is none (ROWS-..., REVIEW-003), or REVIEW-011."""
+        try:
+            found = [_row(self.rows_file, line, values) for line, values in read_rows(self.rows_file, "instruct")]
+        except OSError as error:
+            raise refuse("REVIEW-011", path=str(self.rows_file), reason=error.strerror) from error
         if not found:
             raise refuse("REVIEW-009", file=self.rows_file)
         return found
@@ -45,7 +49,7 @@ def find(directory: Path) -> Folder:
         if not directory.name.endswith(ROWS):
             raise refuse("REVIEW-001", path=str(directory))
         return _beside(directory)
-    for place in (directory.with_name(directory.name + ".kept"), directory / KEPT, directory):
+    for place in (Path(f"{os.path.abspath(directory)}.kept"), directory / KEPT, directory):
         found = sorted(path for path in place.glob("*" + ROWS) if path.is_file() and not path.name.startswith("."))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)

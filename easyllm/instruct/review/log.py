@@ -129,13 +129,16 @@ class Log:
         """All entries, in the order they were made; none where there is no file.
 
         Half a last line is what a kill left of a decision that was never confirmed, and is passed over; any other
-        line that is no entry raises UserError REVIEW-004 with its number.
+        line that is no entry raises UserError REVIEW-004 with its number. REVIEW-011 where the file cannot be read.
         """
         if not self.path.is_file():
             return []
-        with self.path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # a line that is being written is seen whole or not at all
-            *lines, last = file.read().split(b"\n")
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # a line that is being written is seen whole or not at all
+                *lines, last = file.read().split(b"\n")
+        except OSError as error:
+            raise refuse("REVIEW-011", path=str(self.path), reason=error.strerror) from error
         entries = [self._entry(line, number) for number, line in enumerate(lines, 1) if line.strip()]
         return [*entries, *([_parsed(last)] if _is_entry(last) else [])]
 

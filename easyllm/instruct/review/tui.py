@@ -59,7 +59,9 @@ class Review:
                 self._moves[key]()
             elif key in self._acts and one:
                 self._acts[key](one)
-            elif key.strip() and key not in self._acts:
+            elif key in self._acts:
+                self._tell(say("tui_end"))
+            elif key.strip():
                 self._tell(say("tui_unknown_key", key=printable(key)))
 
     def _list(self) -> list[int]:
