@@ -27,7 +27,7 @@ def up_to_date(
 ) -> "Callable[Concatenate[Desk, P], R]":
     """One caller at a time, after all that others have written."""
 
-    def locked(desk: "Desk", *args: P.args, **named: P.kwargs) -> R:
+    def locked(desk: "Desk", /, *args: P.args, **named: P.kwargs) -> R:
         with desk.lock:
             desk.refresh()
             return method(desk, *args, **named)
