@@ -197,3 +197,16 @@ def test_only_accepted_rows_are_trained_on(whole: Whole, tmp_path: Path, easyllm
     assert set_digest(folder.rows()) != set_digest(rows)
     refused = easyllm_in(whole.folder, "run", whole.recipe, "instruct.count=150", expect=2)
     assert "INSTRUCT-008" in refused.stderr
+
+
+def test_decisions_made_elsewhere_are_seen_by_the_reviewer_here(whole: Whole, tmp_path: Path) -> None:
+    """Copied once, each with its time; what the same author decided here since is not undone by them."""
+    here, row = Log(tmp_path / "here.decisions.jsonl"), find(whole.kept).rows()[0].id
+    elsewhere = [
+        Decision(row, "li", "reject", time="2026-01-01T00:00:00+00:00"),
+        Decision(row, "wu", "accept", time="2026-01-02T00:00:00+00:00"),
+    ]
+    here.append(Decision(row, "li", "accept"))
+    assert here.bring_in(elsewhere) == 1
+    assert here.bring_in(elsewhere) == 0
+    assert [(entry.author, entry.verdict) for entry in here.read()] == [("li", "accept"), ("wu", "accept")]
