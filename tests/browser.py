@@ -66,7 +66,7 @@ def browser() -> Iterator[Browser]:
 class Reviewing:
     """``easyllm review FOLDER`` in a process of its own, and the pages that are open on it."""
 
-    def __init__(self, browser: Browser, folder: Path, author: str, *options: str) -> None:
+    def __init__(self, browser: Browser | None, folder: Path, author: str, *options: str) -> None:
         self.folder, self.browser = find(folder), browser
         self.strayed: list[str] = []
         """Addresses of other origins that a page asked for."""
@@ -84,6 +84,7 @@ class Reviewing:
 
     def page(self, lang: str = "en", wide: int = 1280, high: int = 860, scheme: Any = "light") -> Page:
         """The page, ready, in a browser profile of its own."""
+        assert self.browser
         context = self.browser.new_context(viewport={"width": wide, "height": high}, color_scheme=scheme)
         context.route("**/*", self._own_only)
         page = context.new_page()
@@ -110,7 +111,7 @@ class Reviewing:
 
     def end(self) -> str:
         """Ctrl-C; what it said on stderr. It must end cleanly, and no page may have complained or strayed."""
-        for context in self.browser.contexts:
+        for context in self.browser.contexts if self.browser else ():
             context.close()
         self.process.send_signal(signal.SIGINT)
         out, err = self.process.communicate(timeout=20)

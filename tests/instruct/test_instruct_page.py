@@ -20,7 +20,8 @@ ROWS = [
     Row("把下面的句子改写得更礼貌。", "把文件发给我，快点。", "麻烦您方便的时候把文件发给我，好吗？非常感谢！",
         is_classification=False, language="zh", score=4),
     Row("Write a thank-you note to a colleague.", "", "Dear Sam, thank you! My number is 555-010-7788.",
-        language="en", origin="evolved", score=3, findings=(Finding("personal_data", False, {"found": ["555-010-7788"]}),)),
+        language="en", origin="evolved", score=3,
+        findings=(Finding("personal_data", False, {"found": ["555-010-7788"]}),)),
     Row("Name three ways in which a small town can reduce the amount of household waste it produces.", "",
         "1. Compost.\n2. Open a repair café.\n3. Charge by weight.", language="en", score=4,
         findings=(Finding("near_duplicate", False, {"rouge_l": 0.69, "other": OTHER}),)),
@@ -115,8 +116,8 @@ def test_filters_and_search_by_keyboard(start: Start) -> None:
     place = page.locator("#place")
     press(page, "a", "r", "1")
     shows(page, 3)
-    press(page, "f")
-    page.keyboard.type("rejected")
+    press(page, "f", *["ArrowDown"] * 4)
+    expect(page.get_by_role("combobox", name="State")).to_have_value("rejected")
     expect(place).to_have_text("1 of 1 in this list")
     press(page, "Escape")
     shows(page, 2)
@@ -132,7 +133,7 @@ def test_filters_and_search_by_keyboard(start: Start) -> None:
         expect(place).to_have_text(f"1 of {rows} in this list")
     press(page, "c")
     page.get_by_label("Least score").select_option("4")
-    page.get_by_label("Most length").fill("80")
+    page.get_by_label("Most length").fill("100")
     expect(place).to_have_text("1 of 3 in this list")
     page.reload()
     expect(place).to_have_text("1 of 3 in this list")

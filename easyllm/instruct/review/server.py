@@ -114,6 +114,7 @@ def shown(url: str, wanted: bool) -> Iterator[None]:
 
     with tempfile.TemporaryDirectory(prefix="easyllm-review-") as place:
         leads = Path(place) / "open.html"
+        leads.touch(0o600)
         leads.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">', "utf-8")
         webbrowser.open(leads.as_uri())
         yield

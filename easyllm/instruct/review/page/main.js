@@ -12,7 +12,7 @@ import { begin, current, goOn, jump, load, move, number, queue, renew, take } fr
 import { askReason, chooseReason } from "./reject.js";
 import { say, WORDS, written } from "./words.js";
 
-const EVERY = 3000; // milliseconds between two looks at what other reviewers do
+const EVERY = 2000; // milliseconds between two looks at what other reviewers do
 
 let start; // what the server said at first
 let standing; // how far the review is
