@@ -175,11 +175,13 @@ class Reply:
     finish: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
 
     def body(self, model: str) -> bytes:
         usage = {
             "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens, "prompt_tokens_details": {"cached_tokens": 0},
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }  # fmt: skip
         message = {"role": "assistant", "content": self.text}
         choice = {"index": 0, "message": message, "finish_reason": self.finish}
@@ -200,7 +202,8 @@ class Desk:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.lock = threading.Lock()
-        self.requests = self.delivered = self.repeats = self.prompt_tokens = self.completion_tokens = 0
+        self.requests = self.delivered = 0
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.by_status: collections.Counter[str] = collections.Counter()
         self.attempts: collections.Counter[str] = collections.Counter()
         self.bills: collections.Counter[str] = collections.Counter()
@@ -214,7 +217,7 @@ class Desk:
             return {
                 "requests": self.requests, "delivered": self.delivered, "by_status": dict(self.by_status),
                 "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-                "keys": len(self.attempts), "keys_billed": len(self.bills),
+                "cached_tokens": self.cached_tokens, "keys": len(self.attempts), "keys_billed": len(self.bills),
                 "keys_billed_twice": sum(times > 1 for times in self.bills.values()),
                 "keys_delivered_twice": sum(times > 1 for times in self.whole.values()),
                 "most_at_once": self.most_at_once, "at_once": self.at_once,
@@ -235,6 +238,7 @@ class Desk:
             self.bills[key] += 1
             self.prompt_tokens += made.prompt_tokens
             self.completion_tokens += made.completion_tokens
+            self.cached_tokens += made.cached_tokens
             return made
 
     def make(self, key: str, asked: dict[str, Any]) -> Reply:
@@ -258,7 +262,7 @@ class Desk:
             text, finish = text[: len(text) * 2 // 3], "length"
         prompt = sum(tokens_of(str(message["content"])) for message in asked["messages"])
         limit = asked.get("max_tokens") or asked.get("max_completion_tokens") or 10**6
-        return Reply(text, finish, prompt, min(tokens_of(text), limit))
+        return Reply(text, finish, prompt, min(tokens_of(text), limit), int(prompt * self.options.cached))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -385,6 +389,7 @@ def main() -> None:
     parser.add_argument("--slow-seconds", type=float, default=1.0, help="of a slow answer, beside the delay")
     for name in SHARES:
         parser.add_argument(f"--{name}", type=float, default=0.0, help="share of the requests")
+    parser.add_argument("--cached", type=float, default=0.0, help="share of a prompt's tokens that its cache had")
     parser.add_argument("--no-schema", action="store_true", help="refuse response_format")
     parser.add_argument("--no-choices", action="store_true", help="answer with no choices")
     parser.add_argument("--forgetful", action="store_true", help="bill a repeated key again")

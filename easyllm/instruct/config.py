@@ -153,7 +153,7 @@ class InstructConfig(Section):
     recorded: Annotated[list[str] | None, Takes("files")] = None
     """Answers of an earlier run (its answers.jsonl): they are taken before anything is asked."""
     decisions: Annotated[list[str] | None, Takes("files")] = None
-    """Decisions of reviewers made elsewhere, beside those made by `easyllm review`."""
+    """Decisions of reviewers made elsewhere (logs of `easyllm review`): copied into the log of this run."""
     held_out_rows: int = Field(default=0, ge=0)
     """Accepted rows kept out of training, with every row of the same instruction: heldout.jsonl."""
     write: Literal["alpaca", "messages", "sharegpt", "self-instruct"] = "alpaca"

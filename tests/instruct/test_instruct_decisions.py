@@ -103,6 +103,12 @@ def test_a_lot_is_accepted_by_its_sample_with_the_statistics_recorded() -> None:
     assert found.numbers["by_lot"] == 40 - len(lot.sample)
 
 
+def test_the_manifest_keeps_the_statistics_of_the_log_and_not_those_a_lot_claims() -> None:
+    entries, lot = by_sample(ROWS, rejected=1)
+    found = gate(ROWS, [*entries[:-1], replace(lot, defects=0, of=7)])
+    assert (found.numbers["defects"], found.numbers["of"]) == (1, 40)
+
+
 def test_a_lot_is_void_when_the_rows_change() -> None:
     entries, _ = by_sample(ROWS)
     assert gate(ROWS, entries).whole

@@ -19,7 +19,11 @@ from pyarrow import parquet
 from easyllm import cli
 from easyllm.core.artifact import read_manifest
 from easyllm.core.conversations import Conversation, read_conversations
+from easyllm.core.digest import Digests
 from easyllm.core.errors import UserError
+from easyllm.core.inputs import Place, resolve
+from easyllm.evaluate.config import EvaluateConfig
+from easyllm.finetune.config import FinetuneConfig
 from easyllm.instruct.ift.convert import Asked, sft2ift
 from easyllm.instruct.ift.split import hold_out, same_key
 from easyllm.instruct.ift.write import FORMS, write_rows
@@ -133,6 +137,7 @@ def test_lists_compressed_files_columns_and_folders_are_read(tmp_path: Path) -> 
     ]
     parquet.write_table(pyarrow.Table.from_pylist(table), folder / "c.parquet")
     (folder / "notes.md").write_text("not rows")
+    (folder / "dataset_info.json").write_text("{}")
     assert len(convert(folder, tmp_path / "out", "sharegpt")) == 5
 
 
@@ -144,6 +149,19 @@ def test_finetune_reads_what_sft2ift_writes(tmp_path: Path, form: str) -> None:
     assert len(said) == 8
     assert said[0].messages[0]["content"] == "Translate into French.\n\nGood night."
     assert [m["role"] for row in said for m in row.messages] == ["user", "assistant"] * 8
+
+
+def test_finetune_and_evaluate_are_given_the_folder_and_take_each_its_own_rows(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(write(tmp_path / "rows.jsonl", many(30)), out, held_out="3")
+    place = Place(
+        tmp_path, tmp_path, tmp_path, ("convert", "merge"), ("convert", "merge"), Digests(tmp_path / "d.json")
+    )
+    for stage, section, name in (
+        ("finetune", FinetuneConfig(data=[str(out)]), "rows.jsonl"),
+        ("evaluate", EvaluateConfig(data=[str(out)]), "heldout.jsonl"),
+    ):
+        assert resolve(stage, section, place)["data"].files == (out / name,)
 
 
 def test_the_stages_rows_are_written_in_every_format(tmp_path: Path) -> None:
@@ -160,6 +178,8 @@ def test_a_conversation_is_never_cut_to_fit_a_format_of_tasks(tmp_path: Path, fo
     file = write(tmp_path / "talks.jsonl", [ALPACA[0], {"messages": TALK}, SHAREGPT])
     first, second = refused(file, tmp_path / "out", form)
     assert (first.code, first.line, second.line) == ("IFT-003", 2, 3)
+    wordless = write(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": " "}, TALK[2]]}])
+    assert [entry.code for entry in refused(wordless, tmp_path / "out", form)] == ["DATA-002"]
     assert f"{form} holds one question and its answer, and this row says more: system, user" in str(first)
     assert [path.name for path in tmp_path.iterdir()] == ["talks.jsonl"]
 
@@ -307,7 +327,7 @@ def test_the_verb_says_what_it_wrote(
 
 
 def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_the_next_one_works(tmp_path: Path) -> None:
-    file, out = write(tmp_path / "rows.jsonl", many(150_000)), tmp_path / "out"
+    file, out = write(tmp_path / "rows.jsonl", many(40_000)), tmp_path / "out"
     command = [sys.executable, "-m", "easyllm", "sft2ift", str(file), "--out", str(out)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while not (tmp_path / "out.partial" / "rows.jsonl").exists():

@@ -218,6 +218,7 @@ def test_a_sample_asked_for_where_nobody_sits_prints_the_plan(tmp_path: Path, re
     assert code == 0
     assert "Sample: 134 of 400 rows" in said
     assert f"easyllm review {tmp_path} --sample 0.02 --tui" in said
+    assert "--sample 0.02 --confidence 0.9 --tui" in review(tmp_path, "--sample", "0.02", "--confidence", "0.9")[1]
     assert not find(tmp_path).log_file.exists()
 
 

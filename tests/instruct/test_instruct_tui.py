@@ -121,6 +121,24 @@ def test_lines_decide_too_where_no_terminal_is(tmp_path: Path) -> None:
     assert gate(rows, log).accepted[-1].instruction == "写一首诗"
 
 
+def test_an_input_that_ends_at_a_question_decides_nothing(tmp_path: Path) -> None:
+    assert "Nothing was decided." in piped(to_review(tmp_path), "e\nNew words\n")
+    assert verdicts(tmp_path) == []
+
+
+def test_a_row_that_was_made_anew_while_it_was_shown_is_not_decided_on(tmp_path: Path) -> None:
+    with at_terminal("review", to_review(tmp_path), "--tui") as person:
+        person.wait("row 1 of 4")
+        to_review(tmp_path, [Row("Another", "", "row"), *ROWS[1:]])
+        person.press("a", "made anew")
+        person.wait("Another")
+        person.press("a", "row 2 of 4")
+        assert person.end("q") == 0
+    assert [entry.row for entry in find(tmp_path).log.read() if isinstance(entry, Decision)] == [
+        Row("Another", "", "row").id
+    ]
+
+
 def test_a_conflict_is_shown_and_ends_when_one_follows_the_other(tmp_path: Path) -> None:
     log = find(to_review(tmp_path)).log
     for author, verdict in (("Wu", "reject"), ("Li", "accept")):

@@ -126,7 +126,7 @@ def test_the_ledger_is_what_the_teacher_counted_and_nothing_was_paid_twice(whole
     ledger = json.loads((whole.kept / "made.json").read_text("utf-8"))["records"]["ledger"]
     answers = lines(whole.kept / "answers.jsonl")
     assert counted["keys_billed_twice"] == 0
-    assert counted["keys_billed"] == len(answers) == len({line["key"] for line in answers}) == ledger["answered"]
+    assert len(answers) == len({line["key"] for line in answers}) == ledger["answered"] == counted["keys_billed"]
     assert counted["prompt_tokens"] == ledger["prompt_tokens"]
     assert counted["completion_tokens"] == ledger["completion_tokens"]
     # What a kill caught between the ledger and the wire was written and not sent.
@@ -181,7 +181,7 @@ def test_only_accepted_rows_are_trained_on(whole: Whole, tmp_path: Path, easyllm
     assert manifest["metrics"]["rejected"] == len(rejected)
     assert "180 accepted" in done.stdout
 
-    converted = easyllm_in(whole.folder, "sft2ift", whole.artifact, "--out", tmp_path / "ift", "--write", "messages")
+    converted = easyllm_in(whole.folder, "sft2ift", whole.kept, "--out", tmp_path / "ift", "--write", "messages")
     said = "".join(path.read_text("utf-8") for path in sorted((tmp_path / "ift").glob("*.jsonl")))
     assert len(said.splitlines()) == ROWS - len(rejected), converted.stderr
 
@@ -197,3 +197,16 @@ def test_only_accepted_rows_are_trained_on(whole: Whole, tmp_path: Path, easyllm
     assert set_digest(folder.rows()) != set_digest(rows)
     refused = easyllm_in(whole.folder, "run", whole.recipe, "instruct.count=150", expect=2)
     assert "INSTRUCT-008" in refused.stderr
+
+
+def test_decisions_made_elsewhere_are_seen_by_the_reviewer_here(whole: Whole, tmp_path: Path) -> None:
+    """Copied once, each with its time; what the same author decided here since is not undone by them."""
+    here, row = Log(tmp_path / "here.decisions.jsonl"), find(whole.kept).rows()[0].id
+    elsewhere = [
+        Decision(row, "li", "reject", time="2026-01-01T00:00:00+00:00"),
+        Decision(row, "wu", "accept", time="2026-01-02T00:00:00+00:00"),
+    ]
+    here.append(Decision(row, "li", "accept"))
+    assert here.bring_in(elsewhere) == 1
+    assert here.bring_in(elsewhere) == 0
+    assert [(entry.author, entry.verdict) for entry in here.read()] == [("li", "accept"), ("wu", "accept")]

@@ -86,10 +86,11 @@ class Cleaner:
         first = self._outputs.get(_question(row))
         if first is None:
             return []
-        if same_key(first) == same_key(row.output):
+        if first.split() == row.output.split():
             return [Finding("repeated_row", True)]
         return [Finding("second_answer", True, {"other": first})]
 
 
 def _question(row: Row) -> tuple[str, str]:
-    return same_key(row.instruction), same_key(row.input)
+    """An input is itself to the letter: 3 and 3.0 are two."""
+    return same_key(row.instruction), " ".join(row.input.split())

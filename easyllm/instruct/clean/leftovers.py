@@ -3,7 +3,6 @@
 import regex
 
 from easyllm.instruct.clean.patterns import pattern
-from easyllm.instruct.clean.tokens import same_key
 from easyllm.instruct.row import Finding, Row
 
 _COLON = regex.compile(r"[:：]\s*$")
@@ -14,10 +13,10 @@ def no_answer(row: Row) -> list[Finding]:
     output = row.output.strip()
     if not output:
         return [Finding("empty_output", True)]
-    key = same_key(output)
-    if key and row.input.strip() and key == same_key(row.input) and not row.is_classification:
+    # To the letter: where commas or capitals are to be set right, nothing else differs.
+    if output.split() == row.input.split() and not row.is_classification:
         return [Finding("output_is_input", True)]
-    if key and key == same_key(row.instruction):
+    if output.split() == row.instruction.split():
         return [Finding("output_is_instruction", True)]
     if _COLON.search(output):
         return [Finding("ends_with_colon", True, {"ends": output[-40:]})]

@@ -103,7 +103,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         *_table(("requests for", "requests", "answered", "replayed", "prompt tokens", "answer tokens", "money"),
                 [[term(entry["purpose"]), *list(entry.values())[1:]] for entry in report["requests"]]),
-        *_table(("dropped because of", "rows"), [[term(entry["reason"]), entry["rows"]] for entry in report["reasons"]]),
+        *_table(("dropped because of", "rows"), _named({e["reason"]: e["rows"] for e in report["reasons"]})),
         *_table(("shown to the reviewer", "rows"), _named(report["flags"])),
         *_table(("language", "rows"), _named(report["languages"])),
         *_table(("kind", "rows"), _named(report["origins"] | report["classification"])),

@@ -23,7 +23,8 @@ SCHEMA: dict[str, Any] = {
 }
 """The reason first: a model that has said what is wrong scores better than one that must defend a number."""
 
-_NUMBER = regex.compile(r"(?<![\d.])[1-5](?![\d]|\.\d)")
+_NUMBER = regex.compile(r"(?<![\d.])([1-5])(?!\d|\.\d)")
+_IN_JSON = regex.compile(r'"score"\s*:\s*([1-5])(?!\d|\.\d)')
 _MAX_TOKENS = 256
 
 
@@ -36,7 +37,7 @@ def score_ask(row: Row, top_p: float) -> Ask:
 
 
 def score_of(answer: Answer) -> int | None:
-    """1 to 5, out of JSON or as the first such number of plain text; None where there is none."""
+    """1 to 5, out of JSON, whole or cut, or as the first such number of plain text; None where there is none."""
     begins, ends = answer.text.find("{"), answer.text.rfind("}")
     if begins >= 0:
         try:
@@ -46,5 +47,5 @@ def score_of(answer: Answer) -> int | None:
         if isinstance(said, dict):
             score = said.get("score")
             return score if type(score) is int and LEAST <= score <= MOST else None
-    found = _NUMBER.search(answer.text)
-    return int(found[0]) if found else None
+    found = (_IN_JSON if begins >= 0 else _NUMBER).search(answer.text)
+    return int(found[1]) if found else None

@@ -180,7 +180,7 @@ def _manifest(
     return Manifest(
         kind="rows",
         stage=STAGE,
-        recipe=asked.out.name,
+        recipe=asked.out.resolve().name,
         fingerprint=of_value([STAGE, config, asked.seed, [source.digest for source in sources]]),
         digest=of_value([[entry["path"], entry["sha256"]] for entry in outputs]),
         config=config,

@@ -10,7 +10,7 @@ from easyllm.core.columns import ColumnRows
 from easyllm.core.digest import of_file, of_value
 from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.freshness import digest_now
-from easyllm.core.inputs import NOT_CLEANED
+from easyllm.core.inputs import DATASET_NOTES, NOT_CLEANED
 from easyllm.core.rows import Rows, plain_suffix
 from easyllm.instruct.ift.example import Example, example_of
 from easyllm.instruct.ift.read import examples_of
@@ -74,7 +74,7 @@ def open_source(path: Path) -> Source:
         return _reviewed(find(path), path)
     if not path.exists():
         raise refuse("IFT-012", stage=STAGE, path=str(path))
-    files = tuple(f for f in sorted(path.rglob("*")) if f.is_file() and _readable(f) and not f.name.startswith("."))
+    files = tuple(f for f in sorted(path.rglob("*")) if f.is_file() and _readable(f) and not _beside_rows(f))
     if not files:
         raise refuse("IFT-004", stage=STAGE, file=path, suffixes=", ".join(SUFFIXES))
     for file in files:
@@ -127,6 +127,11 @@ def _lines(rows: ColumnRows | Rows, faults: Faults) -> Iterator[tuple[int, dict[
 
 def _readable(path: Path) -> bool:
     return plain_suffix(path) in SUFFIXES[:2] or path.suffix == ".parquet"
+
+
+def _beside_rows(path: Path) -> bool:
+    """Whether a file of a folder is no data: hidden, or a note of Hugging Face datasets about theirs."""
+    return path.name.startswith(".") or path.name in (*DATASET_NOTES, "dataset_infos.json")
 
 
 def _artifact(path: Path, manifest: Manifest) -> Source:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from easyllm.core.errors import refuse
+from easyllm.core.messages import say
 from easyllm.instruct.ift.example import SEED_KEYS, Example, example_of
 from easyllm.instruct.row import Row
 
@@ -113,6 +114,9 @@ def write_rows(path: Path, rows: Iterable[Row], form: str) -> None:
 
 def _task(example: Example, form: str) -> tuple[str, str, str]:
     found = example.as_task()
+    if found is None and len(example.messages) == 2 and example.messages[0]["role"] == "user":
+        detail = say("row_no_instruction")
+        raise refuse("DATA-002", stage="sft2ift", file=example.file, line=example.line, detail=detail)
     if found is None:
         roles = ", ".join(message["role"] for message in example.messages)
         raise refuse("IFT-003", stage="sft2ift", file=example.file, line=example.line, form=form, roles=roles)

@@ -19,7 +19,10 @@ class Keys(Protocol):
         ...
 
     def line(self, prompt: str, text: str = "") -> str:
-        """What ``text`` is changed to; it stands there to be changed where that can be, else Enter alone keeps it."""
+        """What ``text`` is changed to; it stands there to be changed where that can be, else Enter alone keeps it.
+
+        Raises EOFError where the input ends, or Ctrl-D is typed.
+        """
         ...
 
 
@@ -46,8 +49,6 @@ class Terminal:
         try:
             typed = input(prompt)
             return typed if stands else typed or text
-        except EOFError:
-            return text
         finally:
             readline.set_startup_hook()
 
@@ -80,4 +81,6 @@ class Lines:
         if rest is not None:
             return rest
         print(prompt, end="", flush=True)
-        return sys.stdin.readline().rstrip("\n") or text
+        if not (line := sys.stdin.readline()):
+            raise EOFError
+        return line.rstrip("\n") or text

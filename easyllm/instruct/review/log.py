@@ -112,7 +112,25 @@ class Log:
     def append(self, entry: Entry) -> Entry:
         """Write ``entry`` with the time of now; when this returns it is on the disk. Raises UserError REVIEW-007."""
         entry = replace(entry, time=datetime.now(UTC).isoformat(timespec="microseconds"))
-        line = line_of(entry)
+        self._write(line_of(entry))
+        return entry
+
+    def bring_in(self, entries: Iterable[Entry]) -> int:
+        """Write what was decided elsewhere, each with its own time, and say how many entries that were.
+
+        What stands here already is passed over, and so is what its author has decided otherwise here since.
+        """
+        own = self.read()
+        here = {line_of(entry) for entry in own}
+        latest: dict[tuple[str, str], str] = {}
+        for entry in own:
+            latest[_subject(entry)] = max(latest.get(_subject(entry), ""), entry.time)
+        fresh = [e for e in entries if line_of(e) not in here and e.time >= latest.get(_subject(e), "")]
+        if fresh:
+            self._write(b"".join(line_of(entry) for entry in fresh))
+        return len(fresh)
+
+    def _write(self, line: bytes) -> None:
         try:
             with self._locked() as file:
                 _heal(file)
@@ -123,7 +141,6 @@ class Log:
                 os.fsync(file)
         except OSError as error:
             raise refuse("REVIEW-007", path=str(self.path), reason=error.strerror) from error
-        return entry
 
     def read(self) -> list[Entry]:
         """All entries, in the order they were made; none where there is no file.
@@ -168,6 +185,11 @@ class Log:
         except ValueError as error:
             reason = _reason(error)
             raise UserError(problem("REVIEW-004", file=self.path, line=number, reason=reason)) from error
+
+
+def _subject(entry: Entry) -> tuple[str, str]:
+    """What an author's next entry replaces: his decision on a row, or his Lot."""
+    return (entry.row if isinstance(entry, Decision) else "lot"), entry.author
 
 
 def merged(logs: Iterable[Log]) -> list[Entry]:

@@ -12,7 +12,7 @@ from easyllm.core.messages import say, term
 from easyllm.core.printable import printable
 from easyllm.instruct.review.card import card
 from easyllm.instruct.review.decisions import CONFLICT, UNDECIDED, Standing
-from easyllm.instruct.review.desk import Desk, TooEarly
+from easyllm.instruct.review.desk import Desk, TooEarly, Unknown
 from easyllm.instruct.review.edit import NotEdited, edited
 from easyllm.instruct.review.folder import Folder
 from easyllm.instruct.review.keys import END, Keys, Lines, Terminal
@@ -42,6 +42,8 @@ class Review:
         self._wanted: Wanted | None = None
         self._at = -1
         """Number of the row shown; the number of rows where the list has come to its end."""
+        self._one: Standing | None = None
+        """The row as it is on the screen: a key means that one, whatever others write meanwhile."""
         self._acts: dict[str, Callable[[Standing], None]] = {
             "a": self._accept, "e": self._edit, "r": self._reject, "o": self._follow,
         }  # fmt: skip
@@ -52,17 +54,25 @@ class Review:
 
     def run(self) -> None:
         self._next()
-        self._show()
         while (key := self._keys.key()) != END:
-            one = self._shown()
-            if key in self._moves:
-                self._moves[key]()
-            elif key in self._acts and one:
-                self._acts[key](one)
-            elif key in self._acts:
-                self._tell(say("tui_end"))
-            elif key.strip():
-                self._tell(say("tui_unknown_key", key=printable(key)))
+            try:
+                self._obey(key)
+            except EOFError:  # Ctrl-D at a question
+                self._tell(say("tui_left"))
+            except Unknown:
+                self._tell(say("tui_rows_new"))
+                self._at = -1
+                self._next()
+
+    def _obey(self, key: str) -> None:
+        if key in self._moves:
+            self._moves[key]()
+        elif key in self._acts and self._one:
+            self._acts[key](self._one)
+        elif key in self._acts:
+            self._tell(say("tui_end"))
+        elif key.strip():
+            self._tell(say("tui_unknown_key", key=printable(key)))
 
     def _list(self) -> list[int]:
         """Numbers of the rows to go through: as filtered, else what is open, of the sample where one is asked for."""
@@ -75,18 +85,17 @@ class Review:
             return []
         return [number for number, one in enumerate(found) if one.state in (UNDECIDED, CONFLICT)]
 
-    def _shown(self) -> Standing | None:
-        return self._desk.found[self._at] if 0 <= self._at < len(self._desk.found) else None
-
     def _show(self) -> None:
-        console, one, found = self._console, self._shown(), self._desk.found
+        console, progress = self._console, self._progress()
+        found = self._desk.found
+        self._one = found[self._at] if 0 <= self._at < len(found) else None
         if console.is_terminal:
             console.clear()
-        console.print(self._progress(), style="dim")
-        if one:
-            console.print(card(one, self._at, len(found)))
+        console.print(progress, style="dim")
+        if self._one:
+            console.print(card(self._one, self._at, len(found)))
         console.rule(style="dim")
-        console.print(say("tui_keys" if one else "tui_end"), style="dim")
+        console.print(say("tui_keys" if self._one else "tui_end"), style="dim")
 
     def _progress(self) -> str:
         states = Counter(one.state for one in self._desk.found)
@@ -116,10 +125,8 @@ class Review:
         self._go(before[-1] if before else self._at)
 
     def _go(self, number: int) -> None:
-        moved = self._at != -1
         self._at = number
-        if moved:
-            self._show()
+        self._show()
 
     def _decide(self, decision: Decision) -> None:
         self._desk.decide(decision)

@@ -4,6 +4,7 @@ import getpass
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from easyllm.core.errors import refuse
@@ -150,18 +151,13 @@ def stands(passed: Gate) -> str:
 
 
 def _plan_text(folder: Folder, directory: Path, error_rate: float, confidence: float) -> str:
-    found = standings(folder.rows(), folder.log.read())
-    plan = sampling(found, error_rate, confidence)
-    lines = [stands(gate([one.source for one in found], folder.log.read())), plan_line(plan)]
-    undecided = sum(one.state == "undecided" for one in found)
-    if plan.acceptable and undecided:
-        lines.append(say("review_plan_ready", count=undecided))
+    rows, entries = folder.rows(), folder.log.read()
+    plan, passed = sampling(standings(rows, entries), error_rate, confidence), gate(rows, entries)
+    lines = [stands(passed), say("review_plan", **(asdict(plan) | {"left": len(plan.left)}))]
+    if plan.acceptable and passed.undecided:
+        lines.append(say("review_plan_ready", count=len(passed.undecided)))
     elif plan.needed == plan.of:
         lines.append(say("review_plan_whole"))
-    ways = [f"  $ easyllm review {directory} --sample {error_rate:g}{way}" for way in (" --no-open", " --tui")]
-    return "\n".join([*lines, say("review_plan_next"), *ways])
-
-
-def plan_line(plan: Sampling) -> str:
-    numbers = asdict(plan) | {"left": len(plan.left)}
-    return say("review_plan", **numbers)
+    sure = "" if confidence == CONFIDENCE else f" --confidence {confidence:g}"
+    command = f"  $ easyllm review {quote(str(directory))} --sample {error_rate:g}{sure}"
+    return "\n".join([*lines, say("review_plan_next"), command, f"{command} --tui"])

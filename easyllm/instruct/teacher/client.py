@@ -45,7 +45,7 @@ class Client:
         self._store, self._ledger, self._purse = store, ledger, purse
         self._turns = Turns(settings.concurrency)
         self._tasks: dict[str, asyncio.Task[Answer]] = {}
-        self._sent: set[asyncio.Task[Answer]] = set()
+        self._on_the_way: set[asyncio.Task[Answer]] = set()
         self._came = 0
         self._not_before = 0.0
         self._ended: UserError | StageFailed | None = None
@@ -92,10 +92,10 @@ class Client:
             return
         self._closing = True
         for task in list(self._tasks.values()):
-            if task not in self._sent:
+            if task not in self._on_the_way:
                 task.cancel()
-        if self._sent:
-            note(say("teacher_hears_out", count=len(self._sent)))
+        if self._on_the_way:
+            note(say("teacher_hears_out", count=len(self._on_the_way)))
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._endpoint.close()
         self._store.close()
@@ -103,7 +103,7 @@ class Client:
 
     def _forget(self, key: str, task: "asyncio.Task[Answer]") -> None:
         del self._tasks[key]
-        self._sent.discard(task)
+        self._on_the_way.discard(task)
         if not task.cancelled():
             task.exception()  # heard of, even where everybody who waited has gone
 
@@ -137,7 +137,7 @@ class Client:
         request = await self._purse.send(ask.purpose, key, worst)
         task = asyncio.current_task()
         assert task is not None
-        self._sent.add(task)
+        self._on_the_way.add(task)
         try:
             return _Sent(request, worst, await self._endpoint.send(body, key))
         except BaseException:
@@ -168,7 +168,7 @@ class Client:
     async def _back(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._sent.discard(task)
+        self._on_the_way.discard(task)
         await self._purse.settled()
 
     async def _ready(self) -> None:

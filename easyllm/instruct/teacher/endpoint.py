@@ -88,12 +88,12 @@ class Endpoint:
         return body
 
     async def send(self, body: dict[str, Any], key: str) -> Said | Failure:
-        """One attempt. The same ``key`` on each lets an endpoint that knows it answer again without a second bill."""
+        """One attempt. An endpoint that knows idempotency keys answers a second one again without a second bill."""
         import openai
 
         assert self._client is not None, "ready() comes first"
         # Not chat.completions.create: what it does to the body before it sends it is a quarter of all our CPU time.
-        how: Any = {"headers": {"Idempotency-Key": key}}
+        how: Any = {"headers": {"Idempotency-Key": self._idempotency_key(body, key)}}
         try:
             async with asyncio.timeout(self._settings.patience_seconds):
                 reply = await self._client.post("/chat/completions", cast_to=object, body=body, options=how)
@@ -108,9 +108,14 @@ class Endpoint:
         except ValueError:  # not JSON, though it says so
             return Failure("cut", say("teacher_cut"), again=True)
         try:
-            return _said(reply, "response_format" in body)
+            return said_by(reply, "response_format" in body)
         except (KeyError, TypeError, IndexError, AttributeError):
             return Failure("malformed", self._clean(str(reply)), again=True)
+
+    def _idempotency_key(self, body: dict[str, Any], key: str) -> str:
+        """The request's own; of one that is said otherwise another, for a key stands for one body."""
+        words = "response_format" not in body and self._settings.structured == "auto"
+        return key + ("-words" if words else "") + ("-completion" if "max_completion_tokens" in body else "")
 
     async def close(self) -> None:
         if self._client is not None:
@@ -187,8 +192,8 @@ def pause_asked(headers: Any) -> float | None:
         return None
 
 
-def _said(reply: Any, structured: bool) -> Said:
-    """Raises KeyError, IndexError, TypeError or AttributeError where it is no chat completion."""
+def said_by(reply: Any, structured: bool) -> Said:
+    """The first choice. Raises KeyError, IndexError, TypeError or AttributeError where it is no chat completion."""
     choice = reply["choices"][0]
     text = choice["message"].get("content") or choice["message"].get("refusal") or ""
     usage = reply.get("usage") or {}
