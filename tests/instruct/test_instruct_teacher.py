@@ -23,7 +23,7 @@ from easyllm.instruct.teacher.open import open_teacher
 from easyllm.instruct.teacher.turns import Turns
 from misbehaving_teacher import MISBEHAVING, Teacher, misbehaving_teacher
 
-PATIENT = {"retries": 20, "timeout_seconds": 3, "concurrency": 16}
+PATIENT = {"retries": 20, "timeout_seconds": 60, "concurrency": 16}
 
 
 @pytest.fixture(scope="module")
