@@ -138,6 +138,12 @@ def test_filters_and_search_by_keyboard(start: Start) -> None:
     page.reload()
     expect(place).to_have_text("1 of 3 in this list")
     assert "token" not in page.url
+    press(page, "?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    press(page, "Space", "Escape", "a", "j")  # single keys are off now
+    expect(place).to_have_text("1 of 3 in this list")
+    page.get_by_role("button", name="Next").press("Enter")
+    expect(place).to_have_text("2 of 3 in this list")
 
 
 def test_a_sample_is_reviewed_and_the_lot_accepted(start: Start) -> None:
@@ -154,7 +160,7 @@ def test_a_sample_is_reviewed_and_the_lot_accepted(start: Start) -> None:
     press(page, "Escape", *"a" * (grown - 1), "p")
     accept = page.get_by_role("button", name="Accept the lot")
     expect(accept).to_be_enabled()
-    expect(page.get_by_text(f"{60 - grown} undecided rows can be accepted")).to_be_visible()
+    expect(page.locator("#plan-told")).to_contain_text(f"{60 - grown} undecided rows can be accepted")
     screenshot(page, "sample")
     press(page, *["Shift+Tab"] * 1)
     for _ in range(8):
@@ -255,6 +261,7 @@ def test_two_reviewers_differ_and_one_follows_the_other(start: Start) -> None:
     press(hers, "k")
     expect(hers.get_by_text("The reviewers differ")).to_be_visible()  # without a reload: the log is followed
     expect(hers.locator("#counts")).to_contain_text("1 in conflict")
+    expect(hers.locator(".decisions del")).to_have_text([" most", "\n\nAt sunset, red is left."])
     screenshot(hers, "conflict")
     assert [row.id for row in anna.gate().conflicts] == [ROWS[0].id]
     press(hers, "o")
@@ -272,6 +279,7 @@ def test_five_thousand_rows_stay_quick(start: Start) -> None:
     press(page, *"a" * 30)
     shows(page, 31, "5,000")
     assert time.monotonic() - begun < 6  # 0.1 s or less each on a quiet machine
+    expect(page.locator("#pace")).to_have_text(re.compile(r"about .* left at your pace"))
     press(page, "/")
     page.keyboard.type("Name 4987 ")
     press(page, "Enter")

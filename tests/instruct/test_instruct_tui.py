@@ -1,5 +1,6 @@
 """The review in the terminal, driven through a real one."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,10 @@ def test_a_sample_is_reviewed_and_the_lot_accepted_and_taken_back(tmp_path: Path
     early = piped(to_review(tmp_path, rows), "l\n", *plan)
     assert "rows of the sample wait for a decision" in early
     said = piped(tmp_path, "r cut\n" + "a\n" * 29, *plan)
+    bounds = [float(percent) for percent in re.findall(r"at most ([\d.]+)% of all bad", said)]
+    assert bounds[0] == 100
+    assert bounds[1:] == sorted(bounds[1:], reverse=True)  # every row that is looked at says more
+    assert bounds[-1] <= 30
     assert "The sample allows it: l accepts the" in said
     assert not gate(rows, find(tmp_path).log.read()).whole
     piped(tmp_path, "l\n", *plan)

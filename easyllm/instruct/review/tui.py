@@ -74,16 +74,17 @@ class Review:
         elif key.strip():
             self._tell(say("tui_unknown_key", key=printable(key)))
 
-    def _list(self) -> list[int]:
-        """Numbers of the rows to go through: as filtered, else what is open, of the sample where one is asked for."""
-        found = self._desk.found
+    def _order(self) -> list[int]:
+        """Numbers of the rows in the order to look at them; a sample's as it was drawn, for its bound to hold."""
         if self._wanted:
-            return self._wanted.numbers(found, self._desk.author)
-        if self._plan and (left := self._desk.plan(*self._plan).left):
-            return sorted(self._desk.numbers_of(left))
+            return self._wanted.numbers(self._desk.found, self._desk.author)
         if self._plan:
-            return []
-        return [number for number, one in enumerate(found) if one.state in (UNDECIDED, CONFLICT)]
+            return self._desk.numbers_of(self._desk.plan(*self._plan).sample)
+        return list(range(len(self._desk.found)))
+
+    def _waits(self, number: int) -> bool:
+        """Whether the row is to be looked at: as filtered, else where it is open."""
+        return bool(self._wanted) or self._desk.found[number].state in (UNDECIDED, CONFLICT)
 
     def _show(self) -> None:
         console, progress = self._console, self._progress()
@@ -115,14 +116,14 @@ class Review:
     def _next(self) -> None:
         """The next row of the list; the end comes after its last, and leads to its first."""
         self._desk.refresh()
-        numbers, end = self._list(), len(self._desk.found)
-        begin = -1 if self._at >= end else self._at
-        self._go(next((number for number in numbers if number > begin), end))
+        order = self._order()
+        begin = order.index(self._at) + 1 if self._at in order else 0
+        self._go(next((number for number in order[begin:] if self._waits(number)), len(self._desk.found)))
 
     def _previous(self) -> None:
-        numbers = self._wanted.numbers(self._desk.found, self._desk.author) if self._wanted else None
-        before = [n for n in (range(len(self._desk.found)) if numbers is None else numbers) if n < self._at]
-        self._go(before[-1] if before else self._at)
+        order = self._order()
+        at = order.index(self._at) if self._at in order else len(order)
+        self._go(order[at - 1] if at else self._at)
 
     def _go(self, number: int) -> None:
         self._at = number
@@ -195,7 +196,7 @@ class Review:
             self._tell(str(why))
             return
         self._at = len(self._desk.found)
-        if self._wanted and not self._list():
+        if self._wanted and not self._order():
             self._wanted = None
             self._tell(say("tui_filter_none"))
         self._next()

@@ -1,6 +1,6 @@
 // The row as a reviewer reads it: what was found, its texts, the most similar instruction, who decided what.
 import { el } from "./dom.js";
-import { difference } from "./difference.js";
+import { changes, difference } from "./difference.js";
 import { differing, textBlock } from "./marked.js";
 import { languageName, say, written } from "./words.js";
 
@@ -77,17 +77,17 @@ function section(name, shown, row, marks) {
   const block = textBlock(shown[name], row.language, marks);
   const edited = shown[name] !== row[name];
   const before = edited && row[name]
-    ? el("details", { class: "before" }, el("summary", {}, say("as_made")), ...compared(row[name], shown[name], row.language))
+    ? el("details", { class: "before" }, el("summary", {}, say("edits")), compared(row[name], shown[name], row.language))
     : null;
   return el("section", { class: `part ${name}` },
     el("h3", {}, say(name), edited ? el("span", { class: "tag" }, say("edited")) : null), block, before);
 }
 
-/** The old words, with what is not in the new ones marked. */
+/** What was taken out and put in; the new words alone where they are too long to compare. */
 function compared(old, fresh, language) {
-  const parts = difference(old, fresh);
-  if (!parts) return [textBlock(old, language)];
-  return [el("div", { class: "text", dir: "auto", lang: language || null }, ...differing(parts[0]))];
+  const parts = changes(old, fresh);
+  if (!parts) return textBlock(fresh, language);
+  return el("div", { class: "text", dir: "auto", lang: language || null }, ...differing(parts));
 }
 
 function nearest(row) {
@@ -118,7 +118,7 @@ function decisions(row, start, follow) {
       el("span", {}, say(`${made.verdict}_by`)),
       made.note ? el("q", { dir: "auto" }, term(start, made.note)) : null,
       el("time", { class: "quiet", datetime: made.time }, clock(made.time)),
-      ...changed.map((name) => el("div", { class: "changed" }, el("h4", {}, say(name)), ...compared(made.edited[name], row[name], row.language))),
+      ...changed.map((name) => el("div", { class: "changed" }, el("h4", {}, say(name)), compared(row[name], made.edited[name], row.language))),
       conflict && author !== start.author
         ? el("button", { type: "button", onclick: () => follow(author) }, say(author === others[0] ? "follow" : "follow_more", { author }))
         : null);

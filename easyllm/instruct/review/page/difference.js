@@ -2,13 +2,35 @@
 
 const LONGEST = 1200; // tokens of a side; beyond, comparing would take longer than reading
 
-/** The parts of `mine` and of `other` as [{text, same}]; null where they are too long to compare. */
+/** The parts of `mine` and of `other` as [{text, kind: "same" or "differs"}]; null where they are too long to compare. */
 export function difference(mine, other) {
   const left = tokens(mine);
   const right = tokens(other);
   if (left.length > LONGEST || right.length > LONGEST) return null;
   const [keptLeft, keptRight] = common(left, right);
-  return [parts(left, keptLeft), parts(right, keptRight)];
+  const side = (found, kept) => joined(found.map((text, at) => ({ text, kind: kept.has(at) ? "same" : "differs" })));
+  return [side(left, keptLeft), side(right, keptRight)];
+}
+
+/** How `old` became `fresh`, as one text: [{text, kind: "same", "gone" or "new"}]; null where they are too long. */
+export function changes(old, fresh) {
+  const left = tokens(old);
+  const right = tokens(fresh);
+  if (left.length > LONGEST || right.length > LONGEST) return null;
+  const [keptLeft, keptRight] = common(left, right);
+  const found = [];
+  let i = 0;
+  let j = 0;
+  while (i < left.length || j < right.length) {
+    if (i < left.length && !keptLeft.has(i)) found.push({ text: left[i++], kind: "gone" });
+    else if (j < right.length && !keptRight.has(j)) found.push({ text: right[j++], kind: "new" });
+    else {
+      found.push({ text: right[j], kind: "same" });
+      i += 1;
+      j += 1;
+    }
+  }
+  return joined(found);
 }
 
 const ALONE = String.raw`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}`;
@@ -42,13 +64,12 @@ function common(left, right) {
   return [keptLeft, keptRight];
 }
 
-function parts(found, kept) {
-  const joined = [];
-  found.forEach((text, at) => {
-    const same = kept.has(at);
-    const last = joined.at(-1);
-    if (last && last.same === same) last.text += text;
-    else joined.push({ text, same });
-  });
-  return joined;
+/** Neighbours of one kind as one part. */
+function joined(found) {
+  const made = [];
+  for (const { text, kind } of found) {
+    if (made.at(-1)?.kind === kind) made.at(-1).text += text;
+    else made.push({ text, kind });
+  }
+  return made;
 }

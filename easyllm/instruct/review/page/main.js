@@ -52,6 +52,8 @@ function end() {
   const show = (state, name) => el("button", { type: "button", onclick: () => queued(() => find({ state })) }, say(name));
   return [el("div", { class: "end" },
     el("h2", {}, say(queue.numbers.length ? "end" : "end_empty")),
+    plan?.acceptable && undecided ? el("p", {}, say("plan_ready", { count: written(undecided) })) : null,
+    plan && undecided ? el("button", { type: "button", onclick: acts.plan }, say("open_plan")) : null,
     el("p", {}, left ? say("end_left", { undecided: written(undecided), conflict: written(conflict) }) : say("end_all")),
     undecided ? show("undecided", "show_undecided") : null,
     conflict ? show("conflict", "show_conflicts") : null)];

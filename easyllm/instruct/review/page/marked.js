@@ -37,9 +37,11 @@ export function nodes(text, marks) {
   return made;
 }
 
-/** The parts of a difference, those that only this side has marked. */
+const TAGS = { differs: "mark", gone: "del", new: "ins" };
+
+/** The parts of a difference, marked by their kind. */
 export function differing(parts) {
-  return parts.flatMap(({ text, same }) => (same ? seen(text) : [el("mark", { class: "differs" }, ...seen(text))]));
+  return parts.flatMap(({ text, kind }) => (kind === "same" ? seen(text) : [el(TAGS[kind], { class: kind }, ...seen(text))]));
 }
 
 function places(text, mark) {
