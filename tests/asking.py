@@ -75,7 +75,7 @@ def kept(job: Job[InstructConfig]) -> Path:
 if __name__ == "__main__":
     where, address, count = sys.argv[1:]
     found, _ = answers_to(
-        teacher_job(Path(where), address, retries=20, timeout_seconds=3),
+        teacher_job(Path(where), address, retries=20, timeout_seconds=60),
         [question(number) for number in range(int(count))],
     )
     print(len(found))

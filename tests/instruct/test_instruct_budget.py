@@ -41,7 +41,7 @@ def spend(job: Job[InstructConfig], count: int = 100) -> tuple[list[Answer], Bud
 
 def job_of(folder: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, **budget: Any) -> Job[InstructConfig]:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    return teacher_job(folder, teacher.url, concurrency=16, retries=20, timeout_seconds=5, price=PRICE, budget=budget)
+    return teacher_job(folder, teacher.url, concurrency=16, retries=20, timeout_seconds=60, price=PRICE, budget=budget)
 
 
 @pytest.mark.parametrize("budget", [{"requests": 40}, {"tokens": 8_000}, {"money": 0.04}], ids=lambda b: next(iter(b)))

@@ -23,7 +23,7 @@ from easyllm.instruct.teacher.open import open_teacher
 from easyllm.instruct.teacher.turns import Turns
 from misbehaving_teacher import MISBEHAVING, Teacher, misbehaving_teacher
 
-PATIENT = {"retries": 20, "timeout_seconds": 3, "concurrency": 16}
+PATIENT = {"retries": 20, "timeout_seconds": 60, "concurrency": 16}
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +168,18 @@ def test_an_interrupted_run_keeps_the_answers_that_are_on_their_way(
 
         async def run() -> None:
             async with open_teacher(job, kept(job)) as client:
-                await asyncio.wait_for(ask_all(client, asks), 0.45)
+                asking_them = asyncio.create_task(ask_all(client, asks))
+                while client.totals().requests < 6:
+                    await asyncio.sleep(0.01)
+                asking_them.cancel()
+                await asking_them
 
-        with pytest.raises(TimeoutError):
+        with pytest.raises(asyncio.CancelledError):
             asyncio.run(run())
         count = teacher.count()
         totals = totals_of(tmp_path)
-    assert count["requests"] == count["delivered"] == totals.requests == totals.answered == 8
-    assert "Waiting for 4 answers" in capsys.readouterr().err
+    assert 6 <= count["requests"] == count["delivered"] == totals.requests == totals.answered < 30
+    assert "answers that are on their way" in capsys.readouterr().err
 
 
 def test_an_endpoint_without_structured_output_is_asked_in_words(
