@@ -18,6 +18,8 @@ from easyllm.core.messages import LANGUAGES, choose_language, say
 
 RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls)."
 SERVE_HELP = "A recipe; or a model's directory; or a folder of runs: the newest merged model in it."
+REVIEW_HELP = "runs/<name>, or a folder with rows nobody has decided on (*.not_cleaned.jsonl), or that file."
+SAMPLE_HELP = "Look at a sample only, as large as it takes to accept at most this share of bad rows, such as 0.02."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
@@ -27,6 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable d
 
 ON_CLUSTERS = ("corpus", "pretrain")
 """The stages that heed the section ``cluster``; their help tells its keys too."""
+IFT_FORMS = ("alpaca", "messages", "sharegpt", "self-instruct")
+IFT_FILES = ("jsonl", "parquet")
 WAITING = 3
 INTERRUPTED = 130
 
@@ -254,12 +258,52 @@ def chat_verb(
 
 @app.command("review")
 def review_verb(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Rows that instruct has made.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help=REVIEW_HELP)],
+    author: Annotated[str | None, typer.Option(help="Who decides. Default: the login name.")] = None,
+    tui: Annotated[bool, typer.Option("--tui", help="Review in this terminal, not in the browser.")] = False,
+    accept_all: Annotated[bool, typer.Option("--accept-all", help="Accept what nobody has looked at.")] = False,
+    i_know: Annotated[bool, typer.Option("--i-know", help="With --accept-all: you answer for it.")] = False,
+    sample: Annotated[float | None, typer.Option(metavar="RATE", help=SAMPLE_HELP)] = None,
+    confidence: Annotated[float | None, typer.Option(help="How sure --sample must be. Default: 0.95.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = None,
+    open_browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the rows stand, and leave.")] = False,
 ) -> None:
-    """The human cleaning of generated rows (not built yet)."""
-    from easyllm.core.errors import refuse
+    """Decide which generated rows may be trained on: in the browser, or in the terminal. Every decision is logged."""
+    from easyllm.instruct.review import verb
 
-    raise refuse("RUN-004", stage="review", version=__version__, path=str(directory))
+    wish = verb.Wish(author, tui, accept_all, i_know, sample, confidence, port, open_browser, as_json)
+    found = verb.review(directory, wish)
+    if found is not None:
+        _print_json(found)
+
+
+@app.command("sft2ift")
+def sft2ift_verb(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Files or folders of rows; a review; what instruct made.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write: rows, and those held out.")],
+    write: Annotated[str, typer.Option(metavar="|".join(IFT_FORMS), help="Format of the rows.")] = "alpaca",
+    file_as: Annotated[str, typer.Option("--as", metavar="jsonl|parquet", help="Kind of the files.")] = "jsonl",
+    held_out: Annotated[
+        str, typer.Option(metavar="N|SHARE", help="Rows kept out of training, such as 100 or 5%, by instruction.")
+    ] = "0",
+    seed: Annotated[int, typer.Option(help="Of the choice of rows to hold out.")] = 1234,
+    as_json: Json = False,
+) -> None:
+    """Rows of any form (Alpaca, ShareGPT, messages, Self-Instruct; JSONL, Parquet) to rows of one; of a review, the
+    accepted ones alone."""
+    from easyllm.instruct.ift.convert import Asked, sft2ift, text_of
+
+    for value, known, option in ((write, IFT_FORMS, "--write"), (file_as, IFT_FILES, "--as")):
+        if value not in known:
+            raise typer.BadParameter(f"{value} is not one of {', '.join(known)}", param_hint=option)
+    told = sft2ift(Asked(tuple(sources), out, write, file_as, held_out, seed))
+    if as_json:
+        _print_json(told)
+    else:
+        print(text_of(told), end="")
 
 
 @recipe_app.command("ls")

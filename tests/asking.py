@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,14 @@ def question(number: int, **changes: Any) -> Ask:
     return Ask(purpose=asked.pop("purpose", "instructions"), messages=messages, **asked)
 
 
-async def ask_all(client: Client, asks: list[Ask]) -> list[Answer]:
-    """Their answers, heard in order."""
+async def ask_all(client: Client, asks: list[Ask], heard: list[Answer] | None = None) -> list[Answer]:
+    """Their answers in order, put into ``heard`` as they come."""
+    heard = [] if heard is None else heard
     lookahead = 64
-    heard = in_order(lambda k: asks[k] if k < len(asks) else None, client.ask, lookahead)
-    return [answer async for _, answer in heard]
+    async with aclosing(in_order(lambda k: asks[k] if k < len(asks) else None, client.ask, lookahead)) as answers:
+        async for _, answer in answers:
+            heard.append(answer)
+    return heard
 
 
 def answers_to(job: Job[InstructConfig], asks: list[Ask]) -> tuple[list[Answer], Any]:

@@ -44,6 +44,12 @@ def easyllm_in() -> Easyllm:
     return call
 
 
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for all tests together: making a model of a .gguf takes longer than what is then asked of it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """The tiny recipe, its corpus beside it."""

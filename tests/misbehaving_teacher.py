@@ -120,8 +120,12 @@ def content(title: str, draw: random.Random, language: str, duplicate: bool) -> 
     """What is said to a request for ``title``."""
 
     def text() -> str:
-        again = random.Random(draw.randrange(3)) if duplicate else draw  # one of three that all have heard
-        return sentence(again, language)
+        if not duplicate:
+            return sentence(draw, language)
+        heard = sentence(random.Random(draw.randrange(3)), language)  # one of three that all have heard
+        return (
+            heard if draw.random() < 0.5 else {"en": f"Please: {heard} Thanks.", "zh": f"请：{heard}谢谢。"}[language]
+        )
 
     def answer() -> str:
         return " ".join(sentence(draw, language) for _ in range(draw.randint(1, 3)))
@@ -171,11 +175,13 @@ class Reply:
     finish: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
 
     def body(self, model: str) -> bytes:
         usage = {
             "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens, "prompt_tokens_details": {"cached_tokens": 0},
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }  # fmt: skip
         message = {"role": "assistant", "content": self.text}
         choice = {"index": 0, "message": message, "finish_reason": self.finish}
@@ -196,7 +202,8 @@ class Desk:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.lock = threading.Lock()
-        self.requests = self.delivered = self.repeats = self.prompt_tokens = self.completion_tokens = 0
+        self.requests = self.delivered = 0
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.by_status: collections.Counter[str] = collections.Counter()
         self.attempts: collections.Counter[str] = collections.Counter()
         self.bills: collections.Counter[str] = collections.Counter()
@@ -210,7 +217,7 @@ class Desk:
             return {
                 "requests": self.requests, "delivered": self.delivered, "by_status": dict(self.by_status),
                 "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-                "keys": len(self.attempts), "keys_billed": len(self.bills),
+                "cached_tokens": self.cached_tokens, "keys": len(self.attempts), "keys_billed": len(self.bills),
                 "keys_billed_twice": sum(times > 1 for times in self.bills.values()),
                 "keys_delivered_twice": sum(times > 1 for times in self.whole.values()),
                 "most_at_once": self.most_at_once, "at_once": self.at_once,
@@ -231,6 +238,7 @@ class Desk:
             self.bills[key] += 1
             self.prompt_tokens += made.prompt_tokens
             self.completion_tokens += made.completion_tokens
+            self.cached_tokens += made.cached_tokens
             return made
 
     def make(self, key: str, asked: dict[str, Any]) -> Reply:
@@ -254,7 +262,7 @@ class Desk:
             text, finish = text[: len(text) * 2 // 3], "length"
         prompt = sum(tokens_of(str(message["content"])) for message in asked["messages"])
         limit = asked.get("max_tokens") or asked.get("max_completion_tokens") or 10**6
-        return Reply(text, finish, prompt, min(tokens_of(text), limit))
+        return Reply(text, finish, prompt, min(tokens_of(text), limit), int(prompt * self.options.cached))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -271,6 +279,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         options, desk = self.desk.options, self.desk
         raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(raw) < int(self.headers["Content-Length"]):  # killed while it was sending: no request at all
+            self.close_connection = True
+            return
         asked = json.loads(raw)
         given = self.headers.get("Idempotency-Key")
         key = given or hashlib.sha256(raw).hexdigest()
@@ -292,7 +303,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(
                 401, f"Incorrect API key provided: {self.headers.get('Authorization')}", "invalid_api_key"
             )
-        if asked["model"] != options.model:
+        if options.model and asked["model"] != options.model:
             return self.refuse(404, f"The model `{asked['model']}` does not exist", "model_not_found")
         if options.no_schema and "response_format" in asked:
             return self.refuse(400, "'response_format' of type json_schema is not supported with this model", None)
@@ -306,7 +317,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(429, "Rate limit reached", "rate_limit_exceeded", milliseconds=mood.randint(10, 80))
         if error:
             return self.refuse(mood.choice((500, 502, 503)), "The server had an error", None)
-        body = self.desk.reply(key, asked, known).body(options.model)
+        body = self.desk.reply(key, asked, known).body(str(asked["model"]))
         if slow:
             time.sleep(options.slow_seconds)
         if options.no_choices:
@@ -362,17 +373,23 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed leaves broken connections; anything else is a mistake of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--model", default="tester", help="the one model it knows")
+    parser.add_argument("--model", help="the one model it knows; without, it knows all")
     parser.add_argument("--key", help="the API key it wants; without, it takes any")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to every answer")
     parser.add_argument("--slow-seconds", type=float, default=1.0, help="of a slow answer, beside the delay")
     for name in SHARES:
         parser.add_argument(f"--{name}", type=float, default=0.0, help="share of the requests")
+    parser.add_argument("--cached", type=float, default=0.0, help="share of a prompt's tokens that its cache had")
     parser.add_argument("--no-schema", action="store_true", help="refuse response_format")
     parser.add_argument("--no-choices", action="store_true", help="answer with no choices")
     parser.add_argument("--forgetful", action="store_true", help="bill a repeated key again")

@@ -6,6 +6,7 @@ from rich.cells import set_cell_size
 
 from easyllm.core.freshness import State
 from easyllm.core.messages import say, term
+from easyllm.core.printable import printable
 from easyllm.core.sizes import human_bytes
 from easyllm.core.stage import Plan
 
@@ -108,7 +109,7 @@ def _served_lines(rows: list[Any]) -> list[str]:
 
 def _one_line(text: str, longest: int = 160) -> str:
     """``text`` on one line, with what a terminal would obey taken out: a model may say anything."""
-    flat = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    flat = printable(" ".join(text.split()))
     return flat if len(flat) <= longest else flat[:longest] + "…"
 
 

@@ -1,17 +1,12 @@
 """Texts out of one column of a Parquet or Arrow file, a row group or record batch at a time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from easyllm.core.errors import UserError, problem
+from easyllm.core.columns import ROWS_AT_ONCE, column_faults, open_parquet
 from easyllm.corpus.documents import STAGE, missing, no_text
 
-ROWS_AT_ONCE = 256
-"""Of a row group: a whole one may hold gigabytes."""
-
-READ_BYTES = 1 << 20
 _FILE_MAGIC = b"ARROW1"
 """Arrow's file format begins so; its stream format, which Hugging Face datasets are kept in, does not."""
 
@@ -19,13 +14,13 @@ _FILE_MAGIC = b"ARROW1"
 def texts_of(path: Path, column: str, groups: tuple[int, int] | None) -> Iterator[tuple[int, str]]:
     """(bytes of the file read so far, text) of every row of ``groups``, or of all. Raises UserError as documents do."""
     begin, end = groups or (0, None)
-    with _faults(path):
+    with column_faults(path, STAGE):
         yield from (_parquet if path.suffix == ".parquet" else _arrow)(path, column, begin, end)
 
 
 def group_bytes(path: Path, column: str) -> Iterator[int]:
     """Bytes that the text of each row group or record batch takes. Raises UserError as ``texts_of`` does."""
-    with _faults(path):
+    with column_faults(path, STAGE):
         if path.suffix == ".parquet":
             with _open_parquet(path, column) as file:
                 place = _parquet_column(file, column)
@@ -48,10 +43,7 @@ def _parquet(path: Path, column: str, begin: int, end: int | None) -> Iterator[t
 
 
 def _open_parquet(path: Path, column: str) -> Any:
-    from pyarrow import parquet
-
-    # Unbuffered, the reader would hold the column of a whole row group.
-    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+    file = open_parquet(path)
     _require_text(file.schema_arrow, column, path)
     return file
 
@@ -106,19 +98,3 @@ def _texts(values: Any, column: str, path: Path, rows_before: int) -> Iterator[s
         if text is None:
             raise no_text(column, "null", path, row)
         yield text
-
-
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    from pyarrow import ArrowException
-
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        entry = problem("ROWS-007", stage=STAGE, file=path, reason=str(error))
-        raise UserError(entry) from error
-    except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # the disk's fault, not the file's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(problem("ROWS-007", stage=STAGE, file=path, reason=reason)) from error

@@ -4,7 +4,7 @@ from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.instruct.clean.checks import clean_problems
 from easyllm.instruct.config import InstructConfig
-from easyllm.instruct.seeds import read_seeds
+from easyllm.instruct.seeds import seeds_of
 from easyllm.instruct.teacher.checks import teacher_problems
 
 ONLY_FOR = {
@@ -43,7 +43,7 @@ def _seeds(job: Job[InstructConfig]) -> list[Problem]:
     if not job.ready("seeds"):
         return []
     try:
-        found = {seed.language for seed in read_seeds(job.inputs["seeds"].files, job.stage)}
+        found = {seed.language for seed in seeds_of(job)}
     except UserError as error:
         return list(error.problems)
     wanted = {"en", "zh"} if job.config.language == "both" else {job.config.language}

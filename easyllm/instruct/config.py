@@ -37,10 +37,16 @@ class Teacher(Section):
     lookahead: int = Field(default=64, ge=1)
     """A prompt shows the rows that came this many requests before it, whichever answers come first: so that a run can
     be repeated. At least as large as concurrency."""
-    timeout_seconds: float = Field(default=120, gt=0)
-    """Longest wait for one answer."""
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    """Longest wait for one answer; unset: 120, and 1800 for a local model, which may be slow and charges nothing."""
     retries: int = Field(default=6, ge=0)
     """Times a request is sent again after 429, 5xx, a timeout or a cut answer, each time after a longer pause."""
+
+    @property
+    def patience_seconds(self) -> float:
+        """Longest wait for one answer."""
+        return self.timeout_seconds or (120.0 if self.local is None else 1800.0)
+
     structured: Literal["auto", "never"] = "auto"
     """auto: answers are asked for by JSON schema, and in plain text where the endpoint refuses that."""
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -143,11 +149,11 @@ class InstructConfig(Section):
     budget: Budget = Budget()
     """When to stop asking."""
     fewer: Literal["refuse", "accept"] = "refuse"
-    """When the budget is spent, or nothing new comes, before there are count rows: refuse, or accept those there are."""
+    """When the budget is spent or nothing new comes, with fewer rows than count: refuse, or accept those there are."""
     recorded: Annotated[list[str] | None, Takes("files")] = None
     """Answers of an earlier run (its answers.jsonl): they are taken before anything is asked."""
     decisions: Annotated[list[str] | None, Takes("files")] = None
-    """Decisions of reviewers made elsewhere, beside those made by `easyllm review`."""
+    """Decisions of reviewers made elsewhere (logs of `easyllm review`): copied into the log of this run."""
     held_out_rows: int = Field(default=0, ge=0)
     """Accepted rows kept out of training, with every row of the same instruction: heldout.jsonl."""
     write: Literal["alpaca", "messages", "sharegpt", "self-instruct"] = "alpaca"

@@ -17,7 +17,7 @@ from easyllm.instruct.ift.write import write_rows
 from easyllm.instruct.kept import Kept, lines_of
 from easyllm.instruct.review.decisions import Gate, gate
 from easyllm.instruct.review.folder import Folder
-from easyllm.instruct.review.log import Entry, Log
+from easyllm.instruct.review.log import Log, merged
 
 TRAIN, HELD_OUT = "rows.jsonl", "heldout.jsonl"
 
@@ -28,8 +28,11 @@ def gather(job: Job[InstructConfig], kept: Kept, note: dict[str, Any]) -> Result
     Raises Waiting where rows are undecided or in conflict, UserError INSTRUCT-007 where none was accepted and
     INSTRUCT-005 where all would be held out.
     """
-    rows = Folder(kept.rows_file, kept.log_file).rows()
-    found = gate(rows, entries(job, kept))
+    folder = Folder(kept.rows_file, kept.log_file)
+    rows = folder.rows()
+    if "decisions" in job.inputs:  # so that a reviewer here sees them too
+        folder.log.bring_in(merged(Log(path) for path in job.inputs["decisions"].files))
+    found = gate(rows, folder.log.read())
     if not found.whole:
         raise waiting(job, found)
     if not found.accepted:
@@ -57,12 +60,6 @@ def gather(job: Job[InstructConfig], kept: Kept, note: dict[str, Any]) -> Result
             "watched": {str(f.relative_to(job.run_dir)): digest_now(f) for f in (kept.rows_file, kept.log_file)},
         },
     )  # fmt: skip
-
-
-def entries(job: Job[InstructConfig], kept: Kept) -> list[Entry]:
-    """Every decision on this run's rows: those made elsewhere that the recipe names, then those made here."""
-    elsewhere = job.inputs["decisions"].files if "decisions" in job.inputs else ()
-    return [entry for path in (*elsewhere, kept.log_file) for entry in Log(path).read()]
 
 
 def waiting(job: Job[InstructConfig], found: Gate) -> Waiting:

@@ -7,7 +7,7 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.instruct.config import InstructConfig
 from easyllm.instruct.kept import kept_of
-from easyllm.instruct.seeds import Seed, read_seeds
+from easyllm.instruct.seeds import Seed, seeds_of
 from easyllm.instruct.teacher.open import ANSWERS
 
 BYTES_PER_ANSWER_TOKEN = 8
@@ -17,7 +17,7 @@ BYTES_PER_ANSWER_TOKEN = 8
 def plan(job: Job[InstructConfig]) -> Plan:
     """Seed tasks, rows, the fewest requests that can make them, and what is there already."""
     config, teacher = job.config, job.config.teacher
-    seeds = read_seeds(job.inputs["seeds"].files, job.stage) if job.ready("seeds") else []
+    seeds = seeds_of(job) if job.ready("seeds") else []
     requests = fewest_requests(config, len(instances_of(seeds)))
     figures = {
         "teacher": teacher.model or teacher.local or "-",

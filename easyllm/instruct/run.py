@@ -18,7 +18,7 @@ from easyllm.instruct.kept import Kept, kept_of
 from easyllm.instruct.making.harvest import Harvest
 from easyllm.instruct.making.make import make_rows
 from easyllm.instruct.making.workshop import Fruitless, Workshop
-from easyllm.instruct.seeds import Seed, read_seeds
+from easyllm.instruct.seeds import Seed, seeds_of
 from easyllm.instruct.teacher.ledger import Totals
 from easyllm.instruct.teacher.open import open_teacher
 
@@ -36,7 +36,7 @@ def run(job: Job[InstructConfig]) -> Result:
 def make(job: Job[InstructConfig], kept: Kept) -> dict[str, Any]:
     """Fill ``kept`` with rows to review; what is told of them is {"metrics", "records", "short"}."""
     config = job.config
-    seeds = read_seeds(job.inputs["seeds"].files, job.stage)
+    seeds = seeds_of(job)
     with progress("instruct", config.count, "rows") as bar:
         harvest = Harvest(cleaner_of(job, seeds), bar)
         short, spent = asyncio.run(_ask(job, kept.folder, seeds, harvest))
@@ -76,11 +76,13 @@ async def _ask(
 
 def _spent(job: Job[InstructConfig], harvest: Harvest, error: BudgetSpent) -> Problem:
     key = f"instruct.budget.{error.what}"
-    numbers = {"spent": error.spent, "limit": error.limit, "what": term(error.what)}
+    numbers: dict[str, Any] = {"spent": error.spent, "limit": error.limit, "what": term(error.what)}
     return problem("INSTRUCT-010", stage=job.stage, key=key, rows=len(harvest.rows), count=job.config.count, **numbers)
 
 
 def _fruitless(job: Job[InstructConfig], harvest: Harvest) -> Problem:
     reasons = ", ".join(f"{term(reason)} {count}" for reason, count in harvest.reasons().items()) or "-"
-    rows = {"rows": len(harvest.rows), "count": job.config.count}
-    return problem("INSTRUCT-009", stage=job.stage, key="instruct.count", reasons=reasons, **rows)
+    rows = len(harvest.rows)
+    return problem(
+        "INSTRUCT-009", stage=job.stage, key="instruct.count", reasons=reasons, rows=rows, count=job.config.count
+    )

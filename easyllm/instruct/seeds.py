@@ -7,6 +7,8 @@ from pathlib import Path
 
 from easyllm.core.errors import refuse
 from easyllm.core.rows import read_rows
+from easyllm.core.stage import Job
+from easyllm.instruct.config import InstructConfig
 from easyllm.instruct.ift.example import Example
 from easyllm.instruct.ift.read import examples_of
 
@@ -72,3 +74,8 @@ def _add(found: dict[str, Seed], taken: set[str], example: Example, stage: str) 
     instance = {"input": given, "output": output}
     if instance not in seed.instances:
         seed.instances.append(instance)
+
+
+def seeds_of(job: Job[InstructConfig]) -> list[Seed]:
+    """Those of a recipe; with ``method: answers`` they may lack an answer. Raises as ``read_seeds`` does."""
+    return read_seeds(job.inputs["seeds"].files, job.stage, answered=job.config.method != "answers")

@@ -1,10 +1,10 @@
 """Data that needs no download: ``builtin:NAME`` in a recipe, a file like any other.
 
-``seeds-en`` and ``seeds-zh`` are the seed tasks of instruct, which ship as files (``builtin:en`` there). What is made
-of this Python is written once into the cache:
 ``python-docs`` is what every CPython carries: the language reference (``pydoc_data.topics``) cut at its headings,
-and the docstrings of the standard library, read from its source files. About 2 MB; rows are
-``{"src", "text", "type", "id", "title"}``.
+and the docstrings of the standard library, read from its source files. About 2 MB, written once into the cache; rows
+are ``{"src", "text", "type", "id", "title"}``.
+
+``seeds-en`` and ``seeds-zh`` are the seed tasks of instruct, which ship as files; there, ``builtin:en`` names them.
 """
 
 import ast

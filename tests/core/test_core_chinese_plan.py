@@ -190,7 +190,8 @@ def words(node: ast.AST) -> list[str]:
 
 
 def test_every_decision_has_a_known_name_and_a_reason_from_the_catalogue() -> None:
-    found = [(place, call.args) for place, call in calls("Decision") if call.args]
+    made = [(place, call.args) for place, call in calls("Decision") if call.args]
+    found = [(place, args) for place, args in made if not place.startswith("instruct/review/")]  # there: a reviewer's
     assert len(found) > 20
     for place, (what, value, why) in found:
         assert isinstance(what, ast.Constant), place

@@ -16,8 +16,11 @@ import pytest
 import asking
 from asking import answers_to, ask_all, kept, question, teacher_job
 from easyllm.core.errors import UserError
-from easyllm.instruct.teacher.ledger import Totals
+from easyllm.instruct.teacher.client import answer_of
+from easyllm.instruct.teacher.endpoint import Said, said_by
+from easyllm.instruct.teacher.ledger import Totals, Worst
 from easyllm.instruct.teacher.open import open_teacher
+from easyllm.instruct.teacher.turns import Turns
 from misbehaving_teacher import MISBEHAVING, Teacher, misbehaving_teacher
 
 PATIENT = {"retries": 20, "timeout_seconds": 3, "concurrency": 16}
@@ -36,8 +39,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_teacher_that_misbehaves_is_asked_until_it_answers(tmp_path: Path) -> None:
     asks = [question(number) for number in range(120)]
-    with misbehaving_teacher(**MISBEHAVING, slow_seconds=0.2) as teacher:
-        answers, totals = answers_to(teacher_job(tmp_path, teacher.url, **PATIENT), asks)
+    price = {"prompt": 2.0, "completion": 8.0, "cached_prompt": 0.5}
+    with misbehaving_teacher(**MISBEHAVING, slow_seconds=0.2, cached=0.25) as teacher:
+        answers, totals = answers_to(teacher_job(tmp_path, teacher.url, price=price, **PATIENT), asks)
         count = teacher.count()
     assert [answer.key for answer in answers] == [ask.key("tester") for ask in asks]
     assert totals.requests == count["requests"] > 120
@@ -45,7 +49,9 @@ def test_a_teacher_that_misbehaves_is_asked_until_it_answers(tmp_path: Path) -> 
     by_status = {"200": 120} | totals.failed
     assert by_status == count["by_status"]
     assert {"429", "cut"} < set(totals.failed)
-    assert (totals.prompt_tokens, totals.completion_tokens) == (count["prompt_tokens"], count["completion_tokens"])
+    prompt, completion, cached = (count[f"{name}_tokens"] for name in ("prompt", "completion", "cached"))
+    assert (totals.prompt_tokens, totals.completion_tokens, totals.cached_tokens) == (prompt, completion, cached)
+    assert totals.money == pytest.approx((2 * (prompt - cached) + 0.5 * cached + 8 * completion) / 1e6)
     assert count["keys_billed_twice"] == count["keys_delivered_twice"] == totals.lost == 0
     assert count["most_at_once"] <= 16
     assert any(answer.cut for answer in answers)
@@ -55,11 +61,11 @@ def test_a_teacher_that_misbehaves_is_asked_until_it_answers(tmp_path: Path) -> 
 def test_three_kills_lose_no_answer_and_pay_none_twice(tmp_path: Path) -> None:
     """Each time the client is killed as hard as can be while it works; what it had written down is right."""
     with misbehaving_teacher(**MISBEHAVING, delay=0.02, slow_seconds=0.2) as teacher:
-        command = [sys.executable, asking.__file__, str(tmp_path), teacher.url, "200"]
+        command = [sys.executable, asking.__file__, str(tmp_path), teacher.url, "100"]
         file = kept(teacher_job(tmp_path, teacher.url)) / "answers.jsonl"
         known: set[str] = set()
         for _ in range(3):
-            enough, started = len(known) + 30, subprocess.Popen(command)
+            enough, started = len(known) + 15, subprocess.Popen(command)
             while not file.is_file() or file.read_bytes().count(b"\n") < enough:
                 assert started.poll() is None
                 time.sleep(0.005)
@@ -69,16 +75,16 @@ def test_three_kills_lose_no_answer_and_pay_none_twice(tmp_path: Path) -> None:
             assert known < now
             known = now
         before = teacher.count()
-        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "200\n"
+        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "100\n"
         time.sleep(0.1)
         count = teacher.count()
     totals = totals_of(tmp_path)
     assert count["keys_delivered_twice"] <= totals.lost  # none that had been kept: delivered, killed before the disk
     assert count["keys_billed_twice"] == 0
-    assert count["delivered"] - before["delivered"] >= 200 - len(known) - totals.lost
+    assert count["delivered"] - before["delivered"] >= 100 - len(known) - totals.lost
     assert totals.requests - totals.lost <= count["requests"] <= totals.requests
     assert (
-        totals.answered == count["keys_billed"] == len(lines(file)) == len({row["key"] for row in lines(file)}) == 200
+        totals.answered == count["keys_billed"] == len(lines(file)) == len({row["key"] for row in lines(file)}) == 100
     )
     assert (totals.prompt_tokens, totals.completion_tokens) == (count["prompt_tokens"], count["completion_tokens"])
     assert totals.requests == totals.answered + totals.lost + sum(totals.failed.values())
@@ -212,3 +218,45 @@ def test_the_key_goes_to_the_teacher_and_nowhere_else(
     assert not any(b"sk-not" in path.read_bytes() for path in files)
     assert "sk-not" not in "".join(capfd.readouterr())
     assert "sk-not" in os.environ["TEACHER_KEY"]
+
+
+def test_a_request_sent_again_goes_before_those_that_came_after_it() -> None:
+    """Answers are heard in the order of asking: one that queued behind everybody again would hold up all."""
+    order: list[int] = []
+
+    async def take(turns: Turns, number: int) -> None:
+        async with turns.turn(number):
+            order.append(number)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        turns = Turns(1)
+        async with turns.turn(0):
+            waiting = [asyncio.create_task(take(turns, number)) for number in (7, 9, 2, 8)]
+            await asyncio.sleep(0)
+            waiting[1].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await take(turns, 10)
+
+    asyncio.run(run())
+    assert order == [2, 7, 8, 10]
+
+
+def test_what_an_endpoint_does_not_count_is_counted_at_its_most() -> None:
+    worst = Worst(prompt=900, completion=64, money=0.0)
+    said = Said("灯塔", "stop", structured=False)
+    assert answer_of("k", said, worst).prompt_tokens == 900
+    assert answer_of("k", said, worst).completion_tokens == len("灯塔".encode())
+
+
+def test_half_a_character_in_an_answer_can_be_kept(tmp_path: Path) -> None:
+    reply = json.loads('{"choices": [{"message": {"content": "a\\ud83d b"}, "finish_reason": "stop"}]}')
+    assert said_by(reply, structured=False).text == "a\ufffd b"
+
+
+def test_tokens_spent_before_there_were_prices_are_priced_when_there_are(tmp_path: Path, good: Teacher) -> None:
+    answers, before = answers_to(teacher_job(tmp_path, good.url), [question(1, draw=4)])
+    priced = teacher_job(tmp_path, good.url, price={"prompt": 1, "completion": 1})
+    assert before.money == 0
+    assert answers_to(priced, [])[1].money == pytest.approx(before.tokens / 1e6)
+    assert answers[0].prompt_tokens + answers[0].completion_tokens == before.tokens

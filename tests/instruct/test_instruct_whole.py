@@ -1,4 +1,4 @@
-"""The whole stage by the real command, against a teacher that misbehaves, killed three times, reviewed and converted."""
+"""The whole stage by the real command: a teacher that misbehaves, three kills, a review, and the conversion."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_two_hundred_rows_come_from_a_misbehaving_teacher_across_three_kills(who
     assert len(rows) == ROWS
     assert len({row["id"] for row in rows}) == ROWS
     assert {row["language"] for row in rows} == {"en", "zh"}
-    assert {row["is_classification"] for row in rows} == {True, False}
+    assert {row["is_classification"] for row in rows} >= {True, False}
     assert "easyllm review runs/rows/instruct" in whole.printed
 
 
@@ -115,7 +115,7 @@ def test_every_dropped_row_says_why_and_the_report_counts_it(whole: Whole) -> No
     dropped = lines(whole.kept / "dropped.jsonl")
     reasons = Counter(found["reason"] for row in dropped for found in row["findings"] if found["drops"])
     assert all(any(found["drops"] for found in row["findings"]) for row in dropped)
-    assert reasons.keys() >= {"near_duplicate"}
+    assert reasons.keys() >= {"near_duplicate", "exact_duplicate"}
     report = (whole.kept / "report.md").read_text("utf-8")
     for count in reasons.values():
         assert str(count) in report
@@ -126,7 +126,7 @@ def test_the_ledger_is_what_the_teacher_counted_and_nothing_was_paid_twice(whole
     ledger = json.loads((whole.kept / "made.json").read_text("utf-8"))["records"]["ledger"]
     answers = lines(whole.kept / "answers.jsonl")
     assert counted["keys_billed_twice"] == 0
-    assert counted["keys_billed"] == len(answers) == len({line["key"] for line in answers}) == ledger["answered"]
+    assert len(answers) == len({line["key"] for line in answers}) == ledger["answered"] == counted["keys_billed"]
     assert counted["prompt_tokens"] == ledger["prompt_tokens"]
     assert counted["completion_tokens"] == ledger["completion_tokens"]
     # What a kill caught between the ledger and the wire was written and not sent.
@@ -181,7 +181,7 @@ def test_only_accepted_rows_are_trained_on(whole: Whole, tmp_path: Path, easyllm
     assert manifest["metrics"]["rejected"] == len(rejected)
     assert "180 accepted" in done.stdout
 
-    converted = easyllm_in(whole.folder, "sft2ift", whole.artifact, "--out", tmp_path / "ift", "--write", "messages")
+    converted = easyllm_in(whole.folder, "sft2ift", whole.kept, "--out", tmp_path / "ift", "--write", "messages")
     said = "".join(path.read_text("utf-8") for path in sorted((tmp_path / "ift").glob("*.jsonl")))
     assert len(said.splitlines()) == ROWS - len(rejected), converted.stderr
 
@@ -197,3 +197,16 @@ def test_only_accepted_rows_are_trained_on(whole: Whole, tmp_path: Path, easyllm
     assert set_digest(folder.rows()) != set_digest(rows)
     refused = easyllm_in(whole.folder, "run", whole.recipe, "instruct.count=150", expect=2)
     assert "INSTRUCT-008" in refused.stderr
+
+
+def test_decisions_made_elsewhere_are_seen_by_the_reviewer_here(whole: Whole, tmp_path: Path) -> None:
+    """Copied once, each with its time; what the same author decided here since is not undone by them."""
+    here, row = Log(tmp_path / "here.decisions.jsonl"), find(whole.kept).rows()[0].id
+    elsewhere = [
+        Decision(row, "li", "reject", time="2026-01-01T00:00:00+00:00"),
+        Decision(row, "wu", "accept", time="2026-01-02T00:00:00+00:00"),
+    ]
+    here.append(Decision(row, "li", "accept"))
+    assert here.bring_in(elsewhere) == 1
+    assert here.bring_in(elsewhere) == 0
+    assert [(entry.author, entry.verdict) for entry in here.read()] == [("li", "accept"), ("wu", "accept")]

@@ -50,7 +50,7 @@ def test_a_recipe_that_is_not_there_is_refused(easyllm) -> None:
         (("convert", "RECIPE"), "INPUT-005"),
         (("merge", "RECIPE"), "RECIPE-007"),
         (("lineage", "."), "LINEAGE-001"),
-        (("review", "."), "RUN-004"),
+        (("review", "."), "REVIEW-001"),
         (("recipe", "cp", "nothing"), "RECIPE-008"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,

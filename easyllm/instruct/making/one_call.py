@@ -2,8 +2,9 @@
 
 from contextlib import aclosing
 
-from easyllm.instruct.ask import Answer, Ask
+from easyllm.instruct.ask import Ask
 from easyllm.instruct.making.workshop import Patience, Workshop
+from easyllm.instruct.prompts import Prompts
 from easyllm.instruct.reading import rows_of
 from easyllm.instruct.row import Row
 
@@ -11,26 +12,25 @@ from easyllm.instruct.row import Row
 async def one_call(shop: Workshop, count: int) -> None:
     """Ask until the harvest has ``count`` rows. Raises Fruitless, and what the teacher raises."""
     patience = Patience()
+    while len(shop.harvest.rows) < count:
+        await _rows(shop, count, patience)
 
-    def make(_: int) -> tuple[str, Ask] | None:
-        language = shop.languages[shop.requests % len(shop.languages)]
-        shown = shop.draw_examples(language, shop.requests)
-        ask = shop.prompts(language).rows(shown, shop.config.per_request, shop.requests)
-        shop.requests += 1
-        return language, ask
 
-    async def do(item: tuple[str, Ask]) -> tuple[Answer, list[dict[str, str]] | None]:
-        return await shop.heard(item[1], rows_of)
+async def _rows(shop: Workshop, count: int, patience: Patience) -> None:
+    def ask_of(prompts: Prompts, shown: list[Row], draw: int) -> Ask:
+        return prompts.rows(shown, shop.config.per_request, draw)
 
-    async with aclosing(shop.over(make, do)) as results:
-        async for (language, _), (answer, found) in results:
-            before = len(shop.harvest.rows)
-            for texts in found or ():
-                row = Row(**texts, language=language, request=answer.key)
-                if len(shop.harvest.rows) < count and shop.harvest.whole(row, answer):
+    harvest = shop.harvest
+    async with aclosing(shop.asked(count - len(harvest.rows), ask_of, rows_of)) as results:
+        async for language, answer, found in results:
+            before = len(harvest.rows)
+            for said in found or ():
+                texts = said["instruction"], said["input"], said["output"]
+                row = Row(*texts, language=language, request=answer.key)
+                if len(harvest.rows) < count and harvest.whole(row, answer):
                     shop.instructions.append(row)
             if found is None:
-                shop.harvest.unread(answer, Row("", "", "", language=language, request=answer.key))
-            if len(shop.harvest.rows) >= count:
+                harvest.unread(answer, Row("", "", "", language=language, request=answer.key))
+            if len(harvest.rows) >= count:
                 return
-            patience.count(len(shop.harvest.rows) - before)
+            patience.count(len(harvest.rows) - before)

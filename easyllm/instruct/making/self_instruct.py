@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from easyllm.instruct.ask import Answer, Ask
 from easyllm.instruct.making.workshop import Patience, Workshop
+from easyllm.instruct.prompts import Prompts
 from easyllm.instruct.reading import instances_of, instructions_of, kind_of
 from easyllm.instruct.row import Row
 
@@ -32,19 +33,17 @@ async def _instructions(shop: Workshop, wanted: int) -> list[Row]:
     """``wanted`` new instructions that are good and unlike all before them."""
     fresh: list[Row] = []
     patience = Patience()
+    while len(fresh) < wanted:
+        await _some(shop, fresh, wanted, patience)
+    return fresh
 
-    def make(_: int) -> tuple[str, Ask] | None:
-        language = shop.languages[shop.requests % len(shop.languages)]
-        shown = [row.instruction for row in shop.draw_examples(language, shop.requests)]
-        ask = shop.prompts(language).instructions(shown, shop.config.per_request, shop.requests)
-        shop.requests += 1
-        return language, ask
 
-    async def do(item: tuple[str, Ask]) -> tuple[Answer, list[str] | None]:
-        return await shop.heard(item[1], instructions_of)
+async def _some(shop: Workshop, fresh: list[Row], wanted: int, patience: Patience) -> None:
+    def ask_of(prompts: Prompts, shown: list[Row], draw: int) -> Ask:
+        return prompts.instructions([row.instruction for row in shown], shop.config.per_request, draw)
 
-    async with aclosing(shop.over(make, do)) as results:
-        async for (language, _), (answer, texts) in results:
+    async with aclosing(shop.asked(wanted - len(fresh), ask_of, instructions_of)) as results:
+        async for language, answer, texts in results:
             before = len(fresh)
             for text in texts or ():
                 row = Row(text, "", "", language=language, request=answer.key)
@@ -54,9 +53,8 @@ async def _instructions(shop: Workshop, wanted: int) -> list[Row]:
             if texts is None:
                 shop.harvest.unread(answer, Row("", "", "", language=language, request=answer.key))
             if len(fresh) >= wanted:
-                break
+                return
             patience.count(len(fresh) - before)
-    return fresh
 
 
 async def _instances(shop: Workshop, fresh: list[Row], count: int) -> None:

@@ -1,9 +1,10 @@
 """What every pipeline works with: prompts, examples to show, the teacher, and the harvest."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, TypeVar
 
 from easyllm.core.digest import of_value
@@ -20,6 +21,9 @@ AGAIN = 1_000_000
 
 FRUITLESS_REQUESTS = 24
 """After so many answers one after the other without a new row, more of them would only cost money."""
+
+LEAST_PER_REQUEST = 0.25
+"""New tasks that a request is expected to bring at the least, however few came so far."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,15 +81,41 @@ class Workshop:
             found = read(answer)
         return answer, found
 
+    async def asked(
+        self, wanted: int, ask_of: Callable[[Prompts, list[Row], int], Ask], read: Callable[[Answer], T | None]
+    ) -> AsyncGenerator[tuple[str, Answer, T | None], None]:
+        """(language, answer, what it says) of as many new requests as ``wanted`` new tasks need, by what came so far.
+
+        No more are sent than that: what is dropped is made up for by the next call, not by asking on and on beforehand.
+        """
+        made = len(self.instructions) / self.requests if self.requests else float(self.config.per_request)
+        planned = ceil(wanted / max(made, LEAST_PER_REQUEST))
+
+        def make(place: int) -> tuple[str, Ask] | None:
+            if place >= planned:
+                return None
+            number, language = self.requests, self.languages[self.requests % len(self.languages)]
+            self.requests += 1
+            return language, ask_of(self.prompts(language), self.draw_examples(language, number), number)
+
+        async def do(item: tuple[str, Ask]) -> tuple[Answer, T | None]:
+            return await self.heard(item[1], read)
+
+        async with aclosing(self.over(make, do)) as results:
+            async for (language, _), (answer, found) in results:
+                yield language, answer, found
+
     async def over(
         self, make: Callable[[int], T | None], do: Callable[[T], Coroutine[Any, Any, R]]
-    ) -> AsyncIterator[tuple[T, R]]:
+    ) -> AsyncGenerator[tuple[T, R], None]:
         """``in_order`` with the recipe's lookahead; leave it by ``aclosing``."""
         async with aclosing(in_order(make, do, self.config.teacher.lookahead)) as results:
             async for result in results:
                 yield result
 
-    async def each(self, items: Sequence[T], do: Callable[[T], Coroutine[Any, Any, R]]) -> AsyncIterator[tuple[T, R]]:
+    async def each(
+        self, items: Sequence[T], do: Callable[[T], Coroutine[Any, Any, R]]
+    ) -> AsyncGenerator[tuple[T, R], None]:
         """``over`` for a list."""
         async with aclosing(self.over(lambda n: items[n] if n < len(items) else None, do)) as results:
             async for result in results:

@@ -81,7 +81,8 @@ def standings(rows: Sequence[Row], entries: Iterable[Entry]) -> list[Standing]:
         else:
             decided[entry.row][entry.author] = entry
     alone = [_standing(row, decided.get(row.id, {})) for row in rows]
-    holding = next((lot for lot in _of_these(rows, lots.values()) if _holds(lot, alone)), None)
+    known = (_as_it_stands(lot, alone) for lot in _of_these(rows, lots.values()))
+    holding = next((lot for lot in known if lot), None)
     if holding is None:
         return alone
     return [replace(one, state=ACCEPTED, lot=holding) if one.state == UNDECIDED else one for one in alone]
@@ -145,18 +146,20 @@ def _of_these(rows: Sequence[Row], lots: Iterable[Lot]) -> list[Lot]:
     return sorted((lot for lot in known if lot.rows == digest), key=lambda lot: lot.verdict == "accept-all")
 
 
-def _holds(lot: Lot, alone: Sequence[Standing]) -> bool:
-    """Whether a lot's statistics hold by what stands in the log now, not by what the lot says of itself.
+def _as_it_stands(lot: Lot, alone: Sequence[Standing]) -> Lot | None:
+    """The lot with the statistics that the log bears out now, whatever it says of itself; None where they are too weak.
 
     Its sample must be the one that chance chose, decided on whole, with no more defects than its size allows: a
     sampled row that was rejected after the lot was accepted takes the acceptance back.
     """
     if lot.verdict == "accept-all":
-        return True
+        return lot
     by_id = {one.source.id: one for one in alone}
     chosen = choose([one.source for one in alone], len(lot.sample))
     sample = [by_id[row.id] for row in chosen]
     if {row.id for row in chosen} != set(lot.sample) or any(one.state in (UNDECIDED, CONFLICT) for one in sample):
-        return False
+        return None
     defects = sum(not one.as_it_was for one in sample)
-    return len(sample) >= sample_needed(len(by_id), lot.error_rate, lot.confidence, defects)
+    if len(sample) < sample_needed(len(by_id), lot.error_rate, lot.confidence, defects):
+        return None
+    return replace(lot, defects=defects, of=len(by_id))

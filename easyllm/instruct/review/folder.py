@@ -1,13 +1,14 @@
 """Where rows that wait for a person lie, and where what they decide is kept: two files of one folder."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from easyllm.core.errors import UserError, problem, refuse
+from easyllm.core.messages import say
 from easyllm.core.rows import json_kind, read_rows
-from easyllm.instruct.review.decisions import Gate, Standing, gate, standings
-from easyllm.instruct.review.log import TEXTS, Entry, Log
+from easyllm.instruct.review.log import TEXTS, Log
 from easyllm.instruct.row import Row, row_of
 
 ROWS = ".not_cleaned.jsonl"
@@ -28,8 +29,11 @@ class Folder:
         return Log(self.log_file)
 
     def rows(self) -> list[Row]:
-        """Every row, in order. Raises UserError with the line of what is none (ROWS-..., REVIEW-003)."""
-        found = [_row(self.rows_file, line, values) for line, values in read_rows(self.rows_file, "instruct")]
+        """Every row, in order. Raises UserError with the line of what is none (ROWS-..., REVIEW-003), or REVIEW-011."""
+        try:
+            found = [_row(self.rows_file, line, values) for line, values in read_rows(self.rows_file, "instruct")]
+        except OSError as error:
+            raise refuse("REVIEW-011", path=str(self.rows_file), reason=error.strerror) from error
         if not found:
             raise refuse("REVIEW-009", file=self.rows_file)
         return found
@@ -45,7 +49,7 @@ def find(directory: Path) -> Folder:
         if not directory.name.endswith(ROWS):
             raise refuse("REVIEW-001", path=str(directory))
         return _beside(directory)
-    for place in (directory.with_name(directory.name + ".kept"), directory / KEPT, directory):
+    for place in (Path(f"{os.path.abspath(directory)}.kept"), directory / KEPT, directory):
         found = sorted(path for path in place.glob("*" + ROWS) if path.is_file() and not path.name.startswith("."))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -53,52 +57,6 @@ def find(directory: Path) -> Folder:
         if found:
             return _beside(found[0])
     raise refuse("REVIEW-001", path=str(directory))
-
-
-class Followed:
-    """A folder's rows and where each stands, while several people decide on them."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        self.rows: list[Row] = []
-        self.entries: list[Entry] = []
-        self.standings: list[Standing] = []
-        self._mark: Any = None
-        self.refresh()
-
-    def refresh(self) -> bool:
-        """Take in what others wrote since; True where anything changed, be it decisions or the rows themselves."""
-        rows_mark, mark = _mark(self.folder.rows_file), self.folder.log.mark()
-        if self._mark == (rows_mark, mark):
-            return False
-        if self._mark is None or self._mark[0] != rows_mark:
-            self.rows = self.folder.rows()
-        self.entries = self.folder.log.read()
-        self.standings = standings(self.rows, self.entries)
-        self._mark = (rows_mark, mark)
-        return True
-
-    def append(self, entry: Entry) -> Entry:
-        """Write a decision, for good, and see where the rows stand now."""
-        written = self.folder.log.append(entry)
-        self.refresh()
-        return written
-
-    def gate(self) -> Gate:
-        return gate(self.rows, self.entries)
-
-
-def follow(folder: Folder) -> Followed:
-    """The rows of ``folder`` and where they stand, now and whenever ``refresh`` is called."""
-    return Followed(folder)
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise refuse("REVIEW-001", path=str(path)) from error
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _beside(rows_file: Path) -> Folder:
@@ -110,7 +68,7 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
     for name in TEXTS:
         value = values.get(name, "" if name == "input" else None)
         if not isinstance(value, str) or (name != "input" and not value.strip()):
-            found = "an empty text" if isinstance(value, str) else json_kind(value)
+            found = say("review_empty_text") if isinstance(value, str) else say("review_kind", kind=json_kind(value))
             raise UserError(problem("REVIEW-003", file=path, line=line, name=name, found=found))
     try:
         return row_of(values)

@@ -99,6 +99,10 @@ def as_json(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if value not in (None, "", (), False)}
 
 
+def line_of(entry: Entry) -> bytes:
+    return json.dumps(as_json(entry), ensure_ascii=False).encode() + b"\n"
+
+
 class Log:
     """A file that only grows. Several processes may append to it and read it at once."""
 
@@ -108,7 +112,25 @@ class Log:
     def append(self, entry: Entry) -> Entry:
         """Write ``entry`` with the time of now; when this returns it is on the disk. Raises UserError REVIEW-007."""
         entry = replace(entry, time=datetime.now(UTC).isoformat(timespec="microseconds"))
-        line = json.dumps(as_json(entry), ensure_ascii=False).encode() + b"\n"
+        self._write(line_of(entry))
+        return entry
+
+    def bring_in(self, entries: Iterable[Entry]) -> int:
+        """Write what was decided elsewhere, each with its own time, and say how many entries that were.
+
+        What stands here already is passed over, and so is what its author has decided otherwise here since.
+        """
+        own = self.read()
+        here = {line_of(entry) for entry in own}
+        latest: dict[tuple[str, str], str] = {}
+        for entry in own:
+            latest[_subject(entry)] = max(latest.get(_subject(entry), ""), entry.time)
+        fresh = [e for e in entries if line_of(e) not in here and e.time >= latest.get(_subject(e), "")]
+        if fresh:
+            self._write(b"".join(line_of(entry) for entry in fresh))
+        return len(fresh)
+
+    def _write(self, line: bytes) -> None:
         try:
             with self._locked() as file:
                 _heal(file)
@@ -119,19 +141,21 @@ class Log:
                 os.fsync(file)
         except OSError as error:
             raise refuse("REVIEW-007", path=str(self.path), reason=error.strerror) from error
-        return entry
 
     def read(self) -> list[Entry]:
         """All entries, in the order they were made; none where there is no file.
 
         Half a last line is what a kill left of a decision that was never confirmed, and is passed over; any other
-        line that is no entry raises UserError REVIEW-004 with its number.
+        line that is no entry raises UserError REVIEW-004 with its number. REVIEW-011 where the file cannot be read.
         """
         if not self.path.is_file():
             return []
-        with self.path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # a line that is being written is seen whole or not at all
-            *lines, last = file.read().split(b"\n")
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # a line that is being written is seen whole or not at all
+                *lines, last = file.read().split(b"\n")
+        except OSError as error:
+            raise refuse("REVIEW-011", path=str(self.path), reason=error.strerror) from error
         entries = [self._entry(line, number) for number, line in enumerate(lines, 1) if line.strip()]
         return [*entries, *([_parsed(last)] if _is_entry(last) else [])]
 
@@ -161,6 +185,11 @@ class Log:
         except ValueError as error:
             reason = _reason(error)
             raise UserError(problem("REVIEW-004", file=self.path, line=number, reason=reason)) from error
+
+
+def _subject(entry: Entry) -> tuple[str, str]:
+    """What an author's next entry replaces: his decision on a row, or his Lot."""
+    return (entry.row if isinstance(entry, Decision) else "lot"), entry.author
 
 
 def merged(logs: Iterable[Log]) -> list[Entry]:

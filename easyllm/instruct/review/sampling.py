@@ -129,7 +129,7 @@ def _risk(confidence: float, defects: int) -> Fraction:
 @cache
 def _smallest(total: int, error_rate: Fraction, risk: Fraction, defects: int) -> int:
     bad = int(error_rate * total) + 1  # the fewest bad rows that are too many
-    return _first(defects, total, lambda sample: not _likely(total, bad, sample, defects, risk))
+    return _first(min(defects, total), total, lambda sample: not _likely(total, bad, sample, defects, risk))
 
 
 @cache

@@ -1,7 +1,9 @@
 """The budget: a request leaves only if, at its worst and with all that is under way at theirs, no limit is passed."""
 
 import asyncio
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from easyllm.instruct.ask import Ask, BudgetSpent
 from easyllm.instruct.config import Budget, Price
@@ -13,9 +15,12 @@ TOKENS_PER_REQUEST = 64
 """More than any puts before the first."""
 
 
-def worst_of(ask: Ask, sent: str, price: Price | None) -> Worst:
-    """No tokenizer in use makes more tokens than there are UTF-8 bytes; ``sent`` is all text that is sent with it."""
-    prompt = len(sent.encode()) + TOKENS_PER_MESSAGE * len(ask.messages) + TOKENS_PER_REQUEST
+def worst_of(ask: Ask, body: dict[str, Any], price: Price | None) -> Worst:
+    """Of a request with this body. No tokenizer in use makes more tokens than there are UTF-8 bytes."""
+    texts = [message["content"] for message in body["messages"]]
+    if "response_format" in body:
+        texts.append(json.dumps(body["response_format"]))  # endpoints read the schema as a part of the prompt
+    prompt = sum(len(text.encode()) + TOKENS_PER_MESSAGE for text in texts) + TOKENS_PER_REQUEST
     dearest = max(price.prompt, price.cached_prompt or 0) if price else 0.0
     money = (prompt * dearest + ask.max_tokens * price.completion) / 1e6 if price else 0.0
     return Worst(prompt, ask.max_tokens, money)

@@ -1,8 +1,8 @@
 """The teacher as the pipelines see it: asked once for each request, however often it has to be sent."""
 
 import asyncio
-import json
 import random
+from dataclasses import dataclass
 from types import TracebackType
 
 from easyllm.core.errors import StageFailed, UserError, failed, refuse
@@ -23,6 +23,16 @@ LONGEST_ASKED_SECONDS = 300.0
 WORTH_TELLING_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """An attempt that has come back."""
+
+    request: int
+    """Its number in the ledger."""
+    worst: Worst
+    result: Said | Failure
+
+
 class Client:
     """Implements ``Asked``. As an async context manager it hears out, at its end, what is on its way already."""
 
@@ -35,7 +45,7 @@ class Client:
         self._store, self._ledger, self._purse = store, ledger, purse
         self._turns = Turns(settings.concurrency)
         self._tasks: dict[str, asyncio.Task[Answer]] = {}
-        self._sent: set[asyncio.Task[Answer]] = set()
+        self._on_the_way: set[asyncio.Task[Answer]] = set()
         self._came = 0
         self._not_before = 0.0
         self._ended: UserError | StageFailed | None = None
@@ -82,10 +92,10 @@ class Client:
             return
         self._closing = True
         for task in list(self._tasks.values()):
-            if task not in self._sent:
+            if task not in self._on_the_way:
                 task.cancel()
-        if self._sent:
-            note(say("teacher_hears_out", count=len(self._sent)))
+        if self._on_the_way:
+            note(say("teacher_hears_out", count=len(self._on_the_way)))
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._endpoint.close()
         self._store.close()
@@ -93,7 +103,7 @@ class Client:
 
     def _forget(self, key: str, task: "asyncio.Task[Answer]") -> None:
         del self._tasks[key]
-        self._sent.discard(task)
+        self._on_the_way.discard(task)
         if not task.cancelled():
             task.exception()  # heard of, even where everybody who waited has gone
 
@@ -102,7 +112,8 @@ class Client:
         failures: list[Failure] = []
         while True:
             async with self._turns.turn(number):
-                found = await self._attempt(ask, key)
+                sent = await self._send(ask, key)
+            found = await self._settle(ask, key, sent)  # the next one is on its way while this one goes to the disk
             if isinstance(found, Answer):
                 return found
             if not found.adapted:
@@ -110,39 +121,55 @@ class Client:
             if not found.again or len(failures) > self._settings.retries or self._hopeless(found):
                 self._ended = self._ended or self._problem(failures)
                 raise self._ended
+            if self._closing:
+                raise asyncio.CancelledError
             if not found.adapted:
                 await self._rest(found, len(failures))
 
-    async def _attempt(self, ask: Ask, key: str) -> Answer | Failure:
+    async def _send(self, ask: Ask, key: str) -> _Sent:
+        """One attempt. From the moment that it is in the ledger nobody who stops waiting can stop it."""
         await self._open_again()
         await self._ready()
         if self._ended is not None:
             raise self._ended
         body = self._endpoint.body(ask, key)
-        said = "".join(message["content"] for message in body["messages"])
-        extra = json.dumps(body["response_format"]) if "response_format" in body else ""
-        worst = worst_of(ask, said + extra, self._settings.price)
+        worst = worst_of(ask, body, self._settings.price)
         request = await self._purse.send(ask.purpose, key, worst)
         task = asyncio.current_task()
         assert task is not None
-        self._sent.add(task)  # from here on a cancelled asker does not stop it
-        heard = False
+        self._on_the_way.add(task)
         try:
-            result = await self._endpoint.send(body, key)
-            if isinstance(result, Failure):
-                self._ledger.failed(request, result.outcome)
-                heard = True
-                return result
-            answer = answer_of(key, result, worst)
+            return _Sent(request, worst, await self._endpoint.send(body, key))
+        except BaseException:
+            await self._lose(request)
+            raise
+
+    async def _settle(self, ask: Ask, key: str, sent: _Sent) -> Answer | Failure:
+        """Keep what came back and enter it in the books."""
+        try:
+            if isinstance(sent.result, Failure):
+                self._ledger.failed(sent.request, sent.result.outcome)
+                return sent.result
+            answer = answer_of(key, sent.result, sent.worst)
             await self._store.keep(ask, answer)
-            self._ledger.answered(request, answer)
-            heard = self._reached = True
-            return answer
+            self._ledger.answered(sent.request, answer)
+        except BaseException:
+            await self._lose(sent.request)
+            raise
         finally:
-            if not heard:
-                self._ledger.lost(request)
-            self._sent.discard(task)
-            await self._purse.settled()
+            await self._back()
+        self._reached = True
+        return answer
+
+    async def _lose(self, request: int) -> None:
+        self._ledger.lost(request)
+        await self._back()
+
+    async def _back(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._on_the_way.discard(task)
+        await self._purse.settled()
 
     async def _ready(self) -> None:
         try:
@@ -158,8 +185,6 @@ class Client:
             await asyncio.sleep(left)
 
     async def _rest(self, failure: Failure, times: int) -> None:
-        if self._closing:
-            raise asyncio.CancelledError
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (times - 1)) * random.uniform(0.5, 1.0)
         if failure.pause is not None:
             pause = failure.pause * random.uniform(1.0, 1.1)

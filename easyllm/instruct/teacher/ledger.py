@@ -105,14 +105,16 @@ class Ledger:
         self._write(
             {
                 "event": "sent", "request": self._number, "key": key, "purpose": purpose,
-                "prompt_at_most": worst.prompt, "completion_at_most": worst.completion, "money_at_most": worst.money,
+                "prompt_at_most": worst.prompt, "completion_at_most": worst.completion,
+                "money_at_most": worst.money if self._price else None,
             }
         )  # fmt: skip
         return self._number
 
     def answered(self, number: int, answer: Answer) -> None:
         """Once the answer is kept."""
-        money = cost(self._price, answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+        tokens = (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+        money = cost(self._price, *tokens) if self._price else None
         self._write(
             {
                 "event": "answered", "request": number, "prompt_tokens": answer.prompt_tokens,
@@ -151,9 +153,10 @@ class Ledger:
         return self._totals, self._totals.by_purpose.setdefault(purpose, Count())
 
     def _heard(self, row: dict[str, Any], billed: set[str]) -> None:
+        """Enter an event. What was spent before there were prices is counted at those of today."""
         number = int(row["request"])
         if row["event"] == "sent":
-            worst = Worst(int(row["prompt_at_most"]), int(row["completion_at_most"]), float(row["money_at_most"]))
+            worst = self._worst(int(row["prompt_at_most"]), int(row["completion_at_most"]), row["money_at_most"])
             self._open[number] = _Sent(str(row["purpose"]), str(row["key"]), worst)
             self._number = max(self._number, number)
             for count in self._counts(row["purpose"]):
@@ -164,11 +167,7 @@ class Ledger:
             billed.add(sent.key)
         for count in self._counts(sent.purpose):
             if row["event"] == "answered":
-                count.answered += 1
-                count.prompt_tokens += int(row["prompt_tokens"])
-                count.completion_tokens += int(row["completion_tokens"])
-                count.cached_tokens += int(row["cached_tokens"])
-                count.money += float(row["money"])
+                self._paid(count, row)
             elif row["event"] == "lost":
                 count.lost += 1
                 _unknown(count, sent.worst)
@@ -177,6 +176,18 @@ class Ledger:
                 count.failed[outcome] = count.failed.get(outcome, 0) + 1
                 if outcome in PERHAPS_BILLED:
                     _unknown(count, sent.worst)
+
+    def _worst(self, prompt: int, completion: int, money: float | None) -> Worst:
+        return Worst(prompt, completion, cost(self._price, prompt, completion) if money is None else float(money))
+
+    def _paid(self, count: Count, row: dict[str, Any]) -> None:
+        prompt, completion, cached = (int(row[f"{name}_tokens"]) for name in ("prompt", "completion", "cached"))
+        count.answered += 1
+        count.prompt_tokens += prompt
+        count.completion_tokens += completion
+        count.cached_tokens += cached
+        money = row["money"]
+        count.money += cost(self._price, prompt, completion, cached) if money is None else float(money)
 
     def _close_open(self, store: Store, billed: set[str]) -> None:
         """A kill between the answer and its line here: the answer is there. Otherwise the request is lost."""

@@ -4,10 +4,11 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from easyllm.core import servers
-from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.errors import Problem, StageFailed, UserError, problem
 from easyllm.core.inputs import Input
 from easyllm.core.messages import say
 from easyllm.core.models import local_model
@@ -28,6 +29,7 @@ class LocalTeacher:
     def __init__(self, source: Input, cache_dir: Path, settings: Teacher) -> None:
         self._source, self._cache_dir, self._settings = source, cache_dir, settings
         self._process: subprocess.Popen[str] | None = None
+        self._starting = threading.Lock()
         self._closed = False
 
     @property
@@ -44,15 +46,17 @@ class LocalTeacher:
         found = room_problems(self._settings, model)
         if found:
             raise UserError(*found)
-        if self._closed:
-            raise asyncio.CancelledError
-        note(say("teacher_starts", ref=self._source.ref))
-        self._process = servers.start(server_command(model, self._settings))
+        with self._starting:
+            if self._closed:  # interrupted while the model was made ready
+                raise StageFailed("the teacher was stopped before it had started")
+            note(say("teacher_starts", ref=self._source.ref))
+            self._process = servers.start(server_command(model, self._settings))
         return servers.healthy_url(self._process)
 
     async def close(self) -> None:
         """Stop it; nothing of it is left to lose."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         if self._process is not None:
             await asyncio.to_thread(servers.stop, self._process, DRAIN_SECONDS, must_be_clean=False)
 

@@ -1,0 +1,5 @@
+"""What the tests of instruct share."""
+
+from browser import browser
+
+__all__ = ["browser"]

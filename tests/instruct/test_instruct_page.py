@@ -1,0 +1,316 @@
+"""The review page in a real browser, by keyboard, on the server that ``easyllm review`` starts."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from browser import Reviewing, screenshot
+from easyllm.instruct.review.log import Decision, Lot
+from easyllm.instruct.row import Finding, Row
+
+OTHER = "Name two ways in which a large city can reduce the amount of plastic waste it produces."
+ROWS = [
+    Row("Explain why the sky is blue to a child.", "", "Air scatters blue light most.\n\nAt sunset, red is left.",
+        language="en", score=5, nearest={"rouge_l": 0.31, "instruction": "Explain how rain is made."}),
+    Row("把下面的句子改写得更礼貌。", "把文件发给我，快点。", "麻烦您方便的时候把文件发给我，好吗？非常感谢！",
+        is_classification=False, language="zh", score=4),
+    Row("Write a thank-you note to a colleague.", "", "Dear Sam, thank you! My number is 555-010-7788.",
+        language="en", origin="evolved", score=3,
+        findings=(Finding("personal_data", False, {"found": ["555-010-7788"]}),)),
+    Row("Name three ways in which a small town can reduce the amount of household waste it produces.", "",
+        "1. Compost.\n2. Open a repair café.\n3. Charge by weight.", language="en", score=4,
+        findings=(Finding("near_duplicate", False, {"rouge_l": 0.69, "other": OTHER}),)),
+    Row("判断下面这条评论的情感是正面还是负面。", "房间很干净，就是早餐品种少了一点。", "正面",
+        is_classification=True, language="zh", score=5,
+        nearest={"rouge_l": 0.66, "instruction": "判断下面这条影评的情感是正面还是负面，并说明理由。"}),
+]  # fmt: skip
+
+HOSTILE = [
+    Row("<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>", "", "\u202eolleh\u200b <b>bold</b>"),
+    Row("اكتب جملة قصيرة عن البحر.", "", "البحر واسع وجميل.", language="ar"),
+    Row("long", "", "x" * 50_000 + "y" + " word" * 2_000, language="not a code"),
+    Row("Load it: http://203.0.113.7/x.png", "", "![picture](http://203.0.113.7/x.png)", findings=(
+        Finding("<b>odd</b>", True, {"<i>": {"deep": ["x.png", None, 3]}}),)),
+]  # fmt: skip
+
+Start = Callable[..., Reviewing]
+
+
+def waiting(folder: Path, rows: list[Row]) -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = [json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows]
+    (folder / "rows.not_cleaned.jsonl").write_text("".join(lines), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def start(browser: Browser, tmp_path: Path) -> Iterator[Start]:
+    """``start(rows, author, *options)``: a review of ``rows``; again without rows: another reviewer of the same."""
+    begun: list[Reviewing] = []
+
+    def review(rows: list[Row] | None, author: str = "anna", *options: str) -> Reviewing:
+        folder = waiting(tmp_path / "made", rows) if rows else tmp_path / "made"
+        begun.append(Reviewing(browser, folder, author, *options))
+        return begun[-1]
+
+    yield review
+    for reviewing in begun:
+        if reviewing.process.poll() is None:
+            reviewing.kill()
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def shows(page: Page, number: int | str, total: int | str = len(ROWS)) -> None:
+    expect(page.get_by_role("heading", name=f"Row {number} of {total}", exact=True)).to_be_visible()
+
+
+def test_a_whole_review_by_keyboard_alone(start: Start) -> None:
+    review = start(ROWS)
+    page = review.page()
+    shows(page, 1)
+    screenshot(page, "review")
+    press(page, "a")
+    shows(page, 2)
+    press(page, "e", "ControlOrMeta+a")
+    page.keyboard.insert_text("请您方便时把文件发给我。")
+    press(page, "Escape")  # what was typed is not lost
+    shows(page, 2)
+    press(page, "e")
+    expect(page.get_by_label("Output")).to_have_value("请您方便时把文件发给我。")
+    press(page, "Control+Enter")
+    shows(page, 3)
+    press(page, "r", "8")
+    shows(page, 4)
+    press(page, "r")
+    page.keyboard.type("too close to another")
+    screenshot(page, "reject")
+    press(page, "Enter")
+    shows(page, 5)
+    press(page, "u")
+    shows(page, 4)
+    expect(page.locator(".state")).to_have_text("undecided")
+    press(page, "a", "a")
+    expect(page.get_by_role("main")).to_contain_text("Every row is decided.")
+    assert page.evaluate("document.getElementById('bar').getAttribute('aria-valuenow')") == "5"
+    found = review.gate()
+    assert found.whole
+    assert [row.output for row in found.accepted][:2] == [ROWS[0].output, "请您方便时把文件发给我。"]
+    assert [row.id for row in found.rejected] == [ROWS[2].id]
+    assert "4 accepted, 1 rejected, 0 undecided" in review.end()
+    told = [(entry.verdict, entry.note, entry.author) for entry in review.entries() if isinstance(entry, Decision)]
+    rejected = [("reject", "personal data of someone", "anna"), ("reject", "too close to another", "anna")]
+    assert told[2:5] == [*rejected, ("undo", "", "anna")]
+
+
+def test_filters_and_search_by_keyboard(start: Start) -> None:
+    page = start(ROWS).page()
+    place = page.locator("#place")
+    press(page, "a", "r", "1")
+    shows(page, 3)
+    press(page, "f", *["ArrowDown"] * 4)
+    expect(page.get_by_role("combobox", name="State")).to_have_value("rejected")
+    expect(place).to_have_text("1 of 1 in this list")
+    press(page, "Escape")
+    shows(page, 2)
+    press(page, "c", "/")
+    page.keyboard.type("SAM")
+    press(page, "Enter")
+    expect(place).to_have_text("1 of 1 in this list")
+    expect(page.locator("mark.hit")).to_have_text(["Sam"])
+    assert page.evaluate("document.activeElement.id") == "row"
+    for label, value, rows in [("Finding", "personal_data", 1), ("Language", "zh", 2), ("Origin", "evolved", 1)]:
+        press(page, "c")
+        page.get_by_role("combobox", name=label).select_option(value)
+        expect(place).to_have_text(f"1 of {rows} in this list")
+    press(page, "c")
+    page.get_by_label("Least score").select_option("4")
+    page.get_by_label("Most length").fill("100")
+    expect(place).to_have_text("1 of 3 in this list")
+    page.reload()
+    expect(place).to_have_text("1 of 3 in this list")
+    assert "token" not in page.url
+    press(page, "?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    press(page, "Space", "Escape", "a", "j")  # single keys are off now
+    expect(place).to_have_text("1 of 3 in this list")
+    page.get_by_role("button", name="Next").press("Enter")
+    expect(place).to_have_text("2 of 3 in this list")
+
+
+def test_a_sample_is_reviewed_and_the_lot_accepted(start: Start) -> None:
+    rows = [Row(f"Count to {count}.", "", "One, two.", language="en") for count in range(60)]
+    review = start(rows, "anna", "--sample", "0.1")
+    page = review.page()
+    needed = int(re.findall(r"Sample 0/(\d+)", page.locator("#pace").inner_text())[0])
+    press(page, "r", "1")
+    expect(page.locator("#pace")).to_contain_text("1 bad")
+    grown = int(re.findall(r"Sample 1/(\d+)", page.locator("#pace").inner_text())[0])
+    assert needed < grown < 60
+    press(page, "p")
+    expect(page.get_by_role("button", name="Accept the lot")).to_be_disabled()
+    press(page, "Escape", *"a" * (grown - 1), "p")
+    accept = page.get_by_role("button", name="Accept the lot")
+    expect(accept).to_be_enabled()
+    expect(page.locator("#plan-told")).to_contain_text(f"{60 - grown} undecided rows can be accepted")
+    screenshot(page, "sample")
+    press(page, *["Shift+Tab"] * 1)
+    for _ in range(8):
+        if accept.evaluate("button => button === document.activeElement"):
+            break
+        press(page, "Tab")
+    press(page, "Enter")
+    expect(page.get_by_text("anna accepted the lot")).to_be_visible()
+    found = review.gate()
+    assert (found.whole, found.how, len(found.accepted), len(found.rejected)) == (True, "lot", 59, 1)
+    assert isinstance(review.entries()[-1], Lot)
+    page.get_by_role("button", name="Take it back").press("Enter")
+    expect(page.get_by_text("anna accepted the lot")).to_be_hidden()
+    assert not review.gate().whole
+    review.end()
+
+
+def test_the_page_in_chinese_and_dark(start: Start) -> None:
+    review = start(ROWS)
+    page = review.page(lang="zh", scheme="dark")
+    expect(page.get_by_role("heading", name="第 1 行，共 5 行")).to_be_visible()
+    press(page, *"jjjj")
+    expect(page.get_by_text("之前最相似的指令")).to_be_visible()
+    expect(page.locator(".sides > :first-child mark")).to_have_text(["论"])
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", dark)[:3])) < 64
+    screenshot(page, "review-chinese-dark")
+    press(page, "t")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert min(map(int, re.findall(r"\d+", light)[:3])) > 192
+    screenshot(page, "review-chinese")
+    press(page, "r")
+    expect(page.get_by_role("button", name="含某人的个人信息")).to_be_visible()
+    press(page, "Escape", "l")
+    shows(page, 5)
+    review.end()
+
+
+def test_the_page_is_usable_at_400_pixels(start: Start) -> None:
+    review = start([*ROWS, *HOSTILE])
+    page = review.page(wide=400, high=800)
+    screenshot(page, "review-narrow")
+    for _ in range(len(ROWS) + len(HOSTILE)):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        for name in ("Accept", "Edit", "Reject", "Undo", "Previous", "Next"):
+            box = page.get_by_role("button", name=name, exact=True).bounding_box()
+            assert box is not None
+            assert box["height"] >= 32
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 400
+        press(page, "j")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Search").fill("礼貌")
+    expect(page.locator("#place")).to_have_text("1 of 1 in this list")
+    page.get_by_role("button", name="Accept", exact=True).click()
+    expect(page.get_by_role("heading", name="The end of this list")).to_be_visible()
+    review.end()
+
+
+def test_a_hostile_row_is_text_and_nothing_else(start: Start) -> None:
+    review = start(HOSTILE)
+    page = review.page()
+    expect(page.locator(".part.instruction .text")).to_have_text(HOSTILE[0].instruction)
+    expect(page.locator(".part.output .unseen-character")).to_have_text(["U+202E", "U+200B"])
+    press(page, "j", "j")
+    expect(page.get_by_role("button", name="Show all 60,001 characters")).to_be_visible()
+    page.get_by_role("button", name="Show all 60,001 characters").press("Enter")
+    assert len(page.locator(".part.output .text").inner_text()) >= 60_001
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    press(page, "j")
+    expect(page.locator(".findings strong")).to_have_text("<b>odd</b>")
+    expect(page.locator(".part.output mark.flag")).to_have_text("x.png")
+    assert page.evaluate("window.hacked") is None
+    review.end()
+
+
+def test_duplicates_stand_side_by_side_and_personal_data_is_marked(start: Start) -> None:
+    review = start(ROWS)
+    page = review.page()
+    press(page, "j", "j")
+    expect(page.locator(".part.output mark.flag")).to_have_text("555-010-7788")
+    press(page, "j")
+    expect(page.locator(".sides > :first-child mark")).to_have_text(["three", "small", "town", "household"])
+    expect(page.locator(".sides > :last-child mark")).to_have_text(["two", "large", "city", "plastic"])
+    screenshot(page, "duplicates")
+    review.end()
+
+
+def test_two_reviewers_differ_and_one_follows_the_other(start: Start) -> None:
+    anna, bo = start(ROWS), start(None, "bo")
+    hers, his = anna.page(), bo.page()
+    press(hers, "a")
+    shows(hers, 2)
+    press(his, "e", "ControlOrMeta+a")
+    his.keyboard.insert_text("Air scatters blue light.")
+    press(his, "Control+Enter")
+    shows(his, 2)
+    press(hers, "k")
+    expect(hers.get_by_text("The reviewers differ")).to_be_visible()  # without a reload: the log is followed
+    expect(hers.locator("#counts")).to_contain_text("1 in conflict")
+    expect(hers.locator(".decisions del")).to_have_text([" most", "\n\nAt sunset, red is left."])
+    screenshot(hers, "conflict")
+    assert [row.id for row in anna.gate().conflicts] == [ROWS[0].id]
+    press(hers, "o")
+    expect(hers.locator("#counts")).not_to_contain_text("conflict")
+    expect(his.locator("#counts")).to_contain_text("1 accepted")
+    assert anna.gate().accepted[0].output == "Air scatters blue light."
+    anna.end()
+
+
+def test_five_thousand_rows_stay_quick(start: Start) -> None:
+    rows = [Row(f"Name {count} facts about bees.", "", "A fact. " * 40, language="en") for count in range(5_000)]
+    review = start(rows)
+    page = review.page()
+    begun = time.monotonic()
+    press(page, *"a" * 30)
+    shows(page, 31, "5,000")
+    assert time.monotonic() - begun < 6  # 0.1 s or less each on a quiet machine
+    expect(page.locator("#pace")).to_have_text(re.compile(r"about .* left at your pace"))
+    press(page, "/")
+    page.keyboard.type("Name 4987 ")
+    press(page, "Enter")
+    shows(page, "4,988", "5,000")
+    press(page, "c", "End")
+    shows(page, "5,000", "5,000")
+    assert len(review.gate().accepted) == 30
+    review.end()
+
+
+def test_when_the_server_is_gone_the_page_says_so_and_nothing_is_lost(start: Start) -> None:
+    review = start(ROWS)
+    page = review.page()
+    press(page, "a")
+    shows(page, 2)
+    review.kill()
+    press(page, "a")
+    expect(page.get_by_role("alert")).to_contain_text("The review has ended")
+    shows(page, 2)
+    again = start(None)
+    shows(again.page(), 2)
+    assert [row.id for row in again.gate().accepted] == [ROWS[0].id]
+
+
+def test_rows_made_anew_are_seen_while_the_page_is_open(start: Start) -> None:
+    review = start(ROWS)
+    page = review.page()
+    press(page, "a")
+    shows(page, 2)
+    waiting(review.folder.rows_file.parent, ROWS[:3])
+    press(page, "a")
+    shows(page, 3, 3)
+    expect(page.locator("#counts")).to_contain_text("1 undecided")
+    review.end()
