@@ -3,11 +3,17 @@
 from easyllm.instruct.clean.tokens import units_of
 from easyllm.instruct.row import Finding
 
+REASONS = {
+    "instruction": ("instruction_too_short", "instruction_too_long"),
+    "output": ("output_too_short", "output_too_long"),
+}
+
 
 def length(text: str, limits: tuple[int, int], which: str) -> list[Finding]:
-    """``which``_too_short or ``which``_too_long, with the length in words and characters as ``units_of`` counts."""
+    """What is wrong with the length of ``which`` text, in words and characters as ``units_of`` counts."""
     units, (least, most) = units_of(text), limits
     if least <= units <= most:
         return []
-    reason = f"{which}_too_short" if units < least else f"{which}_too_long"
+    too_short, too_long = REASONS[which]
+    reason = too_short if units < least else too_long
     return [Finding(reason, True, {"units": units, "least": least, "most": most})]
