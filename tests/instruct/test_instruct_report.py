@@ -1,10 +1,13 @@
 """The report of what was dropped, in the language of the run, and the teacher's own score of a row."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+import easyllm.instruct
+from easyllm.core.messages import catalogue
 from easyllm.instruct.ask import Answer
 from easyllm.instruct.clean import report
 from easyllm.instruct.clean.score import SCHEMA, score_ask, score_of
@@ -98,3 +101,11 @@ def test_the_teacher_is_asked_for_a_score_in_the_language_of_the_row(language: s
 )  # fmt: skip
 def test_a_score_is_read_from_json_or_from_plain_words(text: str, score: int | None) -> None:
     assert score_of(answer(text)) == score
+
+
+def test_every_reason_and_what_stands_behind_it_has_a_chinese_name() -> None:
+    found = re.compile(r'Finding\(\s*"(\w+)"(?:,[^{}\n]*\{([^}]*)\})?')
+    terms = catalogue("zh")["terms"]
+    for path in Path(easyllm.instruct.__file__).parent.rglob("*.py"):
+        for reason, detail in found.findall(path.read_text("utf-8")):
+            assert [name for name in (reason, *re.findall(r'"(\w+)":', detail)) if name not in terms] == [], path
