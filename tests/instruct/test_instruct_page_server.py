@@ -1,6 +1,5 @@
 """Whom the server of the review page answers, and what: asked without a browser, on the real command."""
 
-import json
 import socket
 import stat
 import subprocess
@@ -13,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from browser import Reviewing
 from easyllm.instruct.row import Row
+from review_page import Reviewing
+from reviewing import to_review
 
 ROWS = [Row(f"Count to {count}.", "", "One, two.", language="en") for count in range(40)]
 ASKED = {"error_rate": 0.05, "confidence": 0.95}
@@ -22,10 +22,7 @@ ASKED = {"error_rate": 0.05, "confidence": 0.95}
 
 @pytest.fixture(scope="module")
 def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewing]:
-    folder = tmp_path_factory.mktemp("made")
-    lines = [json.dumps(row.as_json()) + "\n" for row in ROWS]
-    (folder / "rows.not_cleaned.jsonl").write_text("".join(lines), "utf-8")
-    found = Reviewing(None, folder, "anna")
+    found = Reviewing(None, to_review(tmp_path_factory.mktemp("made"), ROWS), "anna")
     yield found
     if found.process.poll() is None:
         found.kill()
