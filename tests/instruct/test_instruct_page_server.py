@@ -144,6 +144,16 @@ def test_a_broken_line_of_the_log_is_told_with_its_number(review: Reviewing, ask
     assert ask.get("/api/standing").status_code == 200
 
 
+def test_rows_that_are_gone_are_told_and_come_back(review: Reviewing, ask: httpx.Client) -> None:
+    rows = review.folder.rows_file
+    away = rows.rename(rows.with_suffix(".away"))
+    answer = ask.post("/api/decide", json={"row": ROWS[0].id, "verdict": "accept"})
+    assert answer.status_code == 409
+    assert str(rows) in answer.json()["error"]
+    away.rename(rows)
+    assert ask.get("/api/standing").json()["counts"]["undecided"] == len(ROWS)
+
+
 def test_a_port_that_is_taken_is_refused_with_the_way_out(review: Reviewing) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -18,6 +18,7 @@ const EVERY = 2000; // milliseconds between two looks at what other reviewers do
 
 let start; // what the server said at first
 let standing; // how far the review is
+let shown = null; // the row as it was drawn
 let plan = null; // the sample's, while only the sample is shown
 let under_way = Promise.resolve();
 
@@ -37,14 +38,16 @@ function failed(error) {
 
 // What is drawn
 
+/** Everything; the row itself only where it is not the one that is shown, so that what is open in it stays open. */
 function draw() {
   drawProgress(standing, plan);
   drawList(start.author, (at) => queued(() => go(at)));
   for (const button of by("actions").querySelectorAll("[data-do=accept], [data-do=edit], [data-do=reject]")) {
     button.disabled = !current();
   }
-  if (editor.isOpen()) return;
   const row = current();
+  if (editor.isOpen() || (row && row === shown)) return;
+  shown = row;
   const show = (state) => queued(() => find({ state }));
   by("row").replaceChildren(
     ...(row ? card(row, start, wanted().search, follow) : atEnd(standing.counts, plan, show, acts.plan)));
@@ -54,6 +57,7 @@ function draw() {
 async function arrive() {
   await load();
   editor.close(false);
+  shown = null;
   draw();
   window.scrollTo(0, 0);
   if (!document.activeElement.closest("#filters, dialog")) by("row").focus({ preventScroll: true });
@@ -82,6 +86,7 @@ async function find(values = null, focus = true) {
   await load();
   if (focus) return arrive();
   editor.close(false);
+  shown = null;
   draw();
   tell(say("told_found", { count: written(chosen.length) }));
 }
@@ -242,6 +247,7 @@ async function useLanguage(code) {
   if (start) {
     await open();
     Object.assign(asked, chosen);
+    shown = null;
     draw();
   }
 }
