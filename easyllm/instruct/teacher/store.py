@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Store:
         """Return when the answer is on the disk. Answers that come together share one fsync."""
         on_disk = asyncio.get_running_loop().create_future()
         said = {name: getattr(answer, name) for name in KEPT}
-        self._waiting.append(({"key": answer.key, "ask": asdict(ask), "answer": said}, on_disk))
+        self._waiting.append(({"key": answer.key, "ask": vars(ask), "answer": said}, on_disk))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
         await on_disk
