@@ -1,5 +1,6 @@
 """What the tests of instruct share."""
 
 from browser import browser
+from review_page import start
 
-__all__ = ["browser"]
+__all__ = ["browser", "start"]

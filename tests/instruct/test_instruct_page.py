@@ -1,76 +1,14 @@
 """The review page in a real browser, by keyboard, on the server that ``easyllm review`` starts."""
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
-from browser import Reviewing, screenshot
 from easyllm.instruct.review.log import Decision, Lot
-from easyllm.instruct.row import Finding, Row
-
-OTHER = "Name two ways in which a large city can reduce the amount of plastic waste it produces."
-ROWS = [
-    Row("Explain why the sky is blue to a child.", "", "Air scatters blue light most.\n\nAt sunset, red is left.",
-        language="en", score=5, nearest={"rouge_l": 0.31, "instruction": "Explain how rain is made."}),
-    Row("把下面的句子改写得更礼貌。", "把文件发给我，快点。", "麻烦您方便的时候把文件发给我，好吗？非常感谢！",
-        is_classification=False, language="zh", score=4),
-    Row("Write a thank-you note to a colleague.", "", "Dear Sam, thank you! My number is 555-010-7788.",
-        language="en", origin="evolved", score=3,
-        findings=(Finding("personal_data", False, {"found": ["555-010-7788"]}),)),
-    Row("Name three ways in which a small town can reduce the amount of household waste it produces.", "",
-        "1. Compost.\n2. Open a repair café.\n3. Charge by weight.", language="en", score=4,
-        findings=(Finding("near_duplicate", False, {"rouge_l": 0.69, "other": OTHER}),)),
-    Row("判断下面这条评论的情感是正面还是负面。", "房间很干净，就是早餐品种少了一点。", "正面",
-        is_classification=True, language="zh", score=5,
-        nearest={"rouge_l": 0.66, "instruction": "判断下面这条影评的情感是正面还是负面，并说明理由。"}),
-]  # fmt: skip
-
-HOSTILE = [
-    Row("<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>", "", "\u202eolleh\u200b <b>bold</b>"),
-    Row("اكتب جملة قصيرة عن البحر.", "", "البحر واسع وجميل.", language="ar"),
-    Row("long", "", "x" * 50_000 + "y" + " word" * 2_000, language="not a code"),
-    Row("Load it: http://203.0.113.7/x.png", "", "![picture](http://203.0.113.7/x.png)", findings=(
-        Finding("<b>odd</b>", True, {"<i>": {"deep": ["x.png", None, 3]}}),)),
-]  # fmt: skip
-
-Start = Callable[..., Reviewing]
-
-
-def waiting(folder: Path, rows: list[Row]) -> Path:
-    folder.mkdir(exist_ok=True)
-    lines = [json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows]
-    (folder / "rows.not_cleaned.jsonl").write_text("".join(lines), "utf-8")
-    return folder
-
-
-@pytest.fixture
-def start(browser: Browser, tmp_path: Path) -> Iterator[Start]:
-    """``start(rows, author, *options)``: a review of ``rows``; again without rows: another reviewer of the same."""
-    begun: list[Reviewing] = []
-
-    def review(rows: list[Row] | None, author: str = "anna", *options: str) -> Reviewing:
-        folder = waiting(tmp_path / "made", rows) if rows else tmp_path / "made"
-        begun.append(Reviewing(browser, folder, author, *options))
-        return begun[-1]
-
-    yield review
-    for reviewing in begun:
-        if reviewing.process.poll() is None:
-            reviewing.kill()
-
-
-def press(page: Page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def shows(page: Page, number: int | str, total: int | str = len(ROWS)) -> None:
-    expect(page.get_by_role("heading", name=f"Row {number} of {total}", exact=True)).to_be_visible()
+from easyllm.instruct.row import Row
+from review_page import ROWS, Start, press, screenshot, shows
+from reviewing import to_review
 
 
 def test_a_whole_review_by_keyboard_alone(start: Start) -> None:
@@ -178,77 +116,6 @@ def test_a_sample_is_reviewed_and_the_lot_accepted(start: Start) -> None:
     review.end()
 
 
-def test_the_page_in_chinese_and_dark(start: Start) -> None:
-    review = start(ROWS)
-    page = review.page(lang="zh", scheme="dark")
-    expect(page.get_by_role("heading", name="第 1 行，共 5 行")).to_be_visible()
-    press(page, *"jjjj")
-    expect(page.get_by_text("之前最相似的指令")).to_be_visible()
-    expect(page.locator(".sides > :first-child mark")).to_have_text(["论"])
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert max(map(int, re.findall(r"\d+", dark)[:3])) < 64
-    screenshot(page, "review-chinese-dark")
-    press(page, "t")
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert min(map(int, re.findall(r"\d+", light)[:3])) > 192
-    screenshot(page, "review-chinese")
-    press(page, "r")
-    expect(page.get_by_role("button", name="含某人的个人信息")).to_be_visible()
-    press(page, "Escape", "l")
-    shows(page, 5)
-    review.end()
-
-
-def test_the_page_is_usable_at_400_pixels(start: Start) -> None:
-    review = start([*ROWS, *HOSTILE])
-    page = review.page(wide=400, high=800)
-    screenshot(page, "review-narrow")
-    for _ in range(len(ROWS) + len(HOSTILE)):
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        for name in ("Accept", "Edit", "Reject", "Undo", "Previous", "Next"):
-            box = page.get_by_role("button", name=name, exact=True).bounding_box()
-            assert box is not None
-            assert box["height"] >= 32
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= 400
-        press(page, "j")
-    page.get_by_role("button", name="Filters").click()
-    page.get_by_label("Search").fill("礼貌")
-    expect(page.locator("#place")).to_have_text("1 of 1 in this list")
-    page.get_by_role("button", name="Accept", exact=True).click()
-    expect(page.get_by_role("heading", name="The end of this list")).to_be_visible()
-    review.end()
-
-
-def test_a_hostile_row_is_text_and_nothing_else(start: Start) -> None:
-    review = start(HOSTILE)
-    page = review.page()
-    expect(page.locator(".part.instruction .text")).to_have_text(HOSTILE[0].instruction)
-    expect(page.locator(".part.output .unseen-character")).to_have_text(["U+202E", "U+200B"])
-    press(page, "j", "j")
-    expect(page.get_by_role("button", name="Show all 60,001 characters")).to_be_visible()
-    page.get_by_role("button", name="Show all 60,001 characters").press("Enter")
-    assert len(page.locator(".part.output .text").inner_text()) >= 60_001
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-    press(page, "j")
-    expect(page.locator(".findings strong")).to_have_text("<b>odd</b>")
-    expect(page.locator(".part.output mark.flag")).to_have_text("x.png")
-    assert page.evaluate("window.hacked") is None
-    review.end()
-
-
-def test_duplicates_stand_side_by_side_and_personal_data_is_marked(start: Start) -> None:
-    review = start(ROWS)
-    page = review.page()
-    press(page, "j", "j")
-    expect(page.locator(".part.output mark.flag")).to_have_text("555-010-7788")
-    press(page, "j")
-    expect(page.locator(".sides > :first-child mark")).to_have_text(["three", "small", "town", "household"])
-    expect(page.locator(".sides > :last-child mark")).to_have_text(["two", "large", "city", "plastic"])
-    screenshot(page, "duplicates")
-    review.end()
-
-
 def test_two_reviewers_differ_and_one_follows_the_other(start: Start) -> None:
     anna, bo = start(ROWS), start(None, "bo")
     hers, his = anna.page(), bo.page()
@@ -278,7 +145,7 @@ def test_five_thousand_rows_stay_quick(start: Start) -> None:
     begun = time.monotonic()
     press(page, *"a" * 30)
     shows(page, 31, "5,000")
-    assert time.monotonic() - begun < 6  # 0.1 s or less each on a quiet machine
+    assert time.monotonic() - begun < 12  # 0.1 s or less each on a quiet machine
     expect(page.locator("#pace")).to_have_text(re.compile(r"about .* left at your pace"))
     press(page, "/")
     page.keyboard.type("Name 4987 ")
@@ -309,7 +176,7 @@ def test_rows_made_anew_are_seen_while_the_page_is_open(start: Start) -> None:
     page = review.page()
     press(page, "a")
     shows(page, 2)
-    waiting(review.folder.rows_file.parent, ROWS[:3])
+    to_review(review.folder.rows_file.parent, ROWS[:3])
     press(page, "a")
     shows(page, 3, 3)
     expect(page.locator("#counts")).to_contain_text("1 undecided")

@@ -1,6 +1,5 @@
 """Whom the server of the review page answers, and what: asked without a browser, on the real command."""
 
-import json
 import socket
 import stat
 import subprocess
@@ -13,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from browser import Reviewing
 from easyllm.instruct.row import Row
+from review_page import Reviewing
+from reviewing import to_review
 
 ROWS = [Row(f"Count to {count}.", "", "One, two.", language="en") for count in range(40)]
 ASKED = {"error_rate": 0.05, "confidence": 0.95}
@@ -22,10 +22,7 @@ ASKED = {"error_rate": 0.05, "confidence": 0.95}
 
 @pytest.fixture(scope="module")
 def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewing]:
-    folder = tmp_path_factory.mktemp("made")
-    lines = [json.dumps(row.as_json()) + "\n" for row in ROWS]
-    (folder / "rows.not_cleaned.jsonl").write_text("".join(lines), "utf-8")
-    found = Reviewing(None, folder, "anna")
+    found = Reviewing(None, to_review(tmp_path_factory.mktemp("made"), ROWS), "anna")
     yield found
     if found.process.poll() is None:
         found.kill()
@@ -145,6 +142,16 @@ def test_a_broken_line_of_the_log_is_told_with_its_number(review: Reviewing, ask
     assert f"{log}:{len(kept.splitlines()) + 1}" in answer.json()["error"]
     log.write_bytes(kept)
     assert ask.get("/api/standing").status_code == 200
+
+
+def test_rows_that_are_gone_are_told_and_come_back(review: Reviewing, ask: httpx.Client) -> None:
+    rows = review.folder.rows_file
+    away = rows.rename(rows.with_suffix(".away"))
+    answer = ask.post("/api/decide", json={"row": ROWS[0].id, "verdict": "accept"})
+    assert answer.status_code == 409
+    assert str(rows) in answer.json()["error"]
+    away.rename(rows)
+    assert ask.get("/api/standing").json()["counts"]["undecided"] == len(ROWS)
 
 
 def test_a_port_that_is_taken_is_refused_with_the_way_out(review: Reviewing) -> None:

@@ -51,16 +51,16 @@ class Desk:
         """Of a row's id; equal rows share one, and every decision."""
         self._of_row: dict[str, list[Decision]] = {}
         self._lots = False
-        self._seen_rows: tuple[int, int] = (0, 0)
+        self._seen_rows: tuple[int, int] = (-1, -1)
         self._seen_log: tuple[int, int] = (-1, -1)
         self.refresh()
 
     def refresh(self) -> None:
         """Read again what has changed on the disk: the rows (made anew), the log (another reviewer)."""
-        there = self.folder.rows_file.stat()
-        if (there.st_size, there.st_mtime_ns) != self._seen_rows:
-            self._seen_rows = there.st_size, there.st_mtime_ns
+        seen = Log(self.folder.rows_file).mark()  # of any file: its size and time
+        if seen != self._seen_rows:
             rows = self.folder.rows()
+            self._seen_rows = seen
             self.digest = set_digest(rows)
             self._numbers = defaultdict(list)
             for number, row in enumerate(rows):

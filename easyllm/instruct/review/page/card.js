@@ -27,7 +27,7 @@ export function card(row, start, search, follow) {
   ].filter((part) => part !== null);
 }
 
-export const term = (start, name) => start.terms[name] ?? name;
+export const term = (start, name) => (Object.hasOwn(start.terms, name) ? start.terms[name] : name);
 
 function head(row, start) {
   const length = TEXTS.reduce((sum, name) => sum + row[name].length, 0);

@@ -55,9 +55,11 @@ export function toAddress() {
 export function watchFilters(apply, back) {
   let waiting = 0;
   form().addEventListener("input", (event) => {
+    if (event.isComposing) return; // half a word of an input method
     clearTimeout(waiting);
     waiting = setTimeout(apply, event.target.tagName === "INPUT" && event.target.type !== "checkbox" ? 250 : 0);
   });
+  form().addEventListener("compositionend", apply);
   form().addEventListener("submit", (event) => event.preventDefault());
   form().addEventListener("keydown", async (event) => {
     const leaves = event.key === "Escape" || (event.key === "Enter" && event.target.tagName === "INPUT");

@@ -1,8 +1,9 @@
 // The review: what each key and button does. One thing after another, so that fast keys lose nothing.
 import { get, post } from "./api.js";
 import { card } from "./card.js";
-import { banner, by, el, remember, remembered, tell, write } from "./dom.js";
+import { banner, by, remember, remembered, tell, write } from "./dom.js";
 import * as editor from "./editor.js";
+import { atEnd } from "./end.js";
 import { fillFilters, inAddress, setWanted, toAddress, wanted, watchFilters } from "./filters.js";
 import { fillHelp, watchKeys } from "./keys.js";
 import { drawList } from "./list.js";
@@ -10,12 +11,14 @@ import { decidedNow, drawProgress } from "./pace.js";
 import { asked, drawPlan, fetchPlan, fillPlan } from "./plan.js";
 import { begin, current, goOn, jump, load, move, number, queue, renew, take } from "./queue.js";
 import { askReason, chooseReason } from "./reject.js";
+import { nextTheme, writeTheme } from "./theme.js";
 import { say, WORDS, written } from "./words.js";
 
 const EVERY = 2000; // milliseconds between two looks at what other reviewers do
 
 let start; // what the server said at first
 let standing; // how far the review is
+let shown = null; // the row as it was drawn
 let plan = null; // the sample's, while only the sample is shown
 let under_way = Promise.resolve();
 
@@ -35,34 +38,26 @@ function failed(error) {
 
 // What is drawn
 
+/** Everything; the row itself only where it is not the one that is shown, so that what is open in it stays open. */
 function draw() {
   drawProgress(standing, plan);
   drawList(start.author, (at) => queued(() => go(at)));
   for (const button of by("actions").querySelectorAll("[data-do=accept], [data-do=edit], [data-do=reject]")) {
     button.disabled = !current();
   }
-  if (editor.isOpen()) return;
   const row = current();
-  by("row").replaceChildren(...(row ? card(row, start, wanted().search, follow) : end()));
-}
-
-function end() {
-  const { undecided, conflict } = standing.counts;
-  const left = undecided + conflict > 0;
-  const show = (state, name) => el("button", { type: "button", onclick: () => queued(() => find({ state })) }, say(name));
-  return [el("div", { class: "end" },
-    el("h2", {}, say(queue.numbers.length ? "end" : "end_empty")),
-    plan?.acceptable && undecided ? el("p", {}, say("plan_ready", { count: written(undecided) })) : null,
-    plan && undecided ? el("button", { type: "button", onclick: acts.plan }, say("open_plan")) : null,
-    el("p", {}, left ? say("end_left", { undecided: written(undecided), conflict: written(conflict) }) : say("end_all")),
-    undecided ? show("undecided", "show_undecided") : null,
-    conflict ? show("conflict", "show_conflicts") : null)];
+  if (editor.isOpen() || (row && row === shown)) return;
+  shown = row;
+  const show = (state) => queued(() => find({ state }));
+  by("row").replaceChildren(
+    ...(row ? card(row, start, wanted().search, follow) : atEnd(standing.counts, plan, show, acts.plan)));
 }
 
 /** Show the row where the reviewer is now, from its beginning. */
 async function arrive() {
   await load();
   editor.close(false);
+  shown = null;
   draw();
   window.scrollTo(0, 0);
   if (!document.activeElement.closest("#filters, dialog")) by("row").focus({ preventScroll: true });
@@ -91,6 +86,7 @@ async function find(values = null, focus = true) {
   await load();
   if (focus) return arrive();
   editor.close(false);
+  shown = null;
   draw();
   tell(say("told_found", { count: written(chosen.length) }));
 }
@@ -164,7 +160,7 @@ const acts = {
   },
   plan: () => queued(openPlan),
   language: () => queued(() => useLanguage(document.documentElement.lang === "en" ? "zh" : "en")),
-  theme: () => useTheme({ auto: "light", light: "dark", dark: "auto" }[theme()]),
+  theme: nextTheme,
   help: () => by("help").showModal(),
 };
 
@@ -247,20 +243,13 @@ async function useLanguage(code) {
   write();
   by("language").textContent = say("other_language");
   fillHelp();
-  useTheme(theme());
+  writeTheme();
   if (start) {
     await open();
     Object.assign(asked, chosen);
+    shown = null;
     draw();
   }
-}
-
-const theme = () => remembered("theme") ?? "auto";
-
-function useTheme(name) {
-  remember("theme", name);
-  document.documentElement.dataset.theme = name;
-  by("theme").textContent = say(`theme_${name}`);
 }
 
 function listen() {
