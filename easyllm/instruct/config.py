@@ -114,8 +114,6 @@ class Clean(Section):
 class InstructConfig(Section):
     """Seed tasks and a teacher to reviewed instruction rows, by Self-Instruct (Wang et al. 2022, arXiv:2212.10560)."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"budget"})
-
     teacher: Teacher
     """Who writes the rows."""
     seeds: Annotated[list[str], Takes("files", shelf="seeds-")] = Field(

@@ -18,6 +18,7 @@ class Harvest:
         self.rows: list[Row] = []
         self.dropped: list[Row] = []
         self._cleaner, self._bar = cleaner, bar
+        self._instructions = 0
 
     def instruction(self, row: Row) -> bool:
         """Whether the instruction of ``row``, which has no answer yet, is worth asking for one. It is kept if so."""
@@ -26,6 +27,8 @@ class Harvest:
             self._drop(judged)
             return False
         self._cleaner.keep(row.instruction)
+        self._instructions += 1
+        self._bar.advance(0, instructions=self._instructions)
         return True
 
     def whole(self, row: Row, answer: Answer) -> bool:
@@ -54,17 +57,26 @@ class Harvest:
         text = answer.text[:EXCERPT_CHARACTERS]
         self._drop(row.found(Finding("unreadable", True, {"text": text, "finish_reason": answer.finish_reason})))
 
-    def rated(self, row: Row, score: int | None, least: int) -> None:
-        """Put the teacher's score on a kept row, and drop it where that is too low. None: it gave none."""
-        place = self.rows.index(row)
-        if score is None:
-            self.rows[place] = row.found(Finding("no_score", False))
-        elif score >= least:
-            self.rows[place] = replace(row, score=score)
-        else:
-            del self.rows[place]
-            self._drop(replace(row, score=score).found(Finding("low_score", True, {"score": score, "least": least})))
-            self._bar.advance(-1)
+    def scored(self, count: int) -> None:
+        """Show that the teacher has looked at so many rows of those that wait for their score."""
+        self._bar.advance(0, scored=count)
+
+    def rated(self, scores: dict[str, int | None], least: int) -> None:
+        """Put the teacher's ``scores`` (by row id; None: it gave none) on kept rows, and drop those below ``least``."""
+        before, self.rows = self.rows, []
+        for row in before:
+            if row.id not in scores:
+                self.rows.append(row)
+                continue
+            score = scores[row.id]
+            rated = replace(row, score=score)
+            if score is None:
+                self.rows.append(rated.found(Finding("no_score", False)))
+            elif score >= least:
+                self.rows.append(rated)
+            else:
+                self._drop(rated.found(Finding("low_score", True, {"score": score, "least": least})))
+        self._bar.advance(len(self.rows) - len(before))
 
     def reasons(self) -> dict[str, int]:
         """How often each reason dropped a row, the most frequent first."""

@@ -17,7 +17,9 @@ async def score(shop: Workshop, since: int) -> None:
     async def do(row: Row) -> tuple[Answer, int | None]:
         return await shop.heard(score_ask(row, shop.config.teacher.top_p), score_of)
 
-    rows = [row for row in shop.harvest.rows[since:] if row.score is None]
-    async with aclosing(shop.each(rows, do)) as results:
+    scores: dict[str, int | None] = {}
+    async with aclosing(shop.each(shop.harvest.rows[since:], do)) as results:
         async for row, (_, found) in results:
-            shop.harvest.rated(row, found, wanted.least)
+            scores[row.id] = found
+            shop.harvest.scored(len(scores))
+    shop.harvest.rated(scores, wanted.least)
