@@ -148,14 +148,20 @@ def _resolve_one(stage: str, name: str, value: Any, takes: Takes, place: Place) 
 
 def _all_files(stage: str, key: str, name: str, refs: list[str], takes: Takes, place: Place) -> Input:
     """Files, folders and globs, and the rows of artifacts among them; not there while a stage has not made its own."""
-    made = [_from_stage(stage, key, name, ref, takes, place) for ref in refs if ref in place.stages]
-    found = [file for ref in refs if ref not in place.stages for file in _files(stage, key, ref, place, takes)]
-    rows = [file for source in made if source.manifest for file in rows_of(stage, key, source, takes)]
-    digests = [source.digest for source in made] + ([place.digests.of_files(found)] if found else [])
+    made = {ref: _from_stage(stage, key, name, ref, takes, place) for ref in refs if ref in place.stages}
+    files: list[Path] = []
+    found: list[Path] = []
+    for ref in refs:
+        source = made.get(ref)
+        if source is None:
+            found += (here := _files(stage, key, ref, place, takes))
+            files += here
+        elif source.manifest:
+            files += rows_of(stage, key, source, takes)
+    digests = [source.digest for source in made.values()] + ([place.digests.of_files(found)] if found else [])
     digest = None if None in digests else digests[0] if len(digests) == 1 else of_value(digests)
-    first = made[0] if made else Input(name, "", "files")
-    files = (*rows, *found)
-    return Input(name, ", ".join(refs), "files", first.path, files, first.stage, first.manifest, digest)
+    first = next(iter(made.values()), Input(name, "", "files"))
+    return Input(name, ", ".join(refs), "files", first.path, tuple(files), first.stage, first.manifest, digest)
 
 
 def rows_of(stage: str, key: str, source: Input, takes: Takes) -> list[Path]:
