@@ -138,5 +138,13 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
+def rewrite(page: Page, output: str) -> None:
+    """Open the row's editor and put other words in its output's place."""
+    press(page, "e")
+    expect(page.get_by_label("Output")).to_be_focused()
+    press(page, "ControlOrMeta+a")
+    page.keyboard.insert_text(output)
+
+
 def shows(page: Page, number: int | str, total: int | str = len(ROWS)) -> None:
     expect(page.get_by_role("heading", name=f"Row {number} of {total}", exact=True)).to_be_visible()
