@@ -28,6 +28,7 @@ def test_a_whole_review_by_keyboard_alone(start: Start) -> None:
     press(page, "r", "8")
     shows(page, 4)
     press(page, "r")
+    expect(page.get_by_role("button", name="wrong answer")).to_be_focused()
     page.keyboard.type("too close to another")
     screenshot(page, "reject")
     press(page, "Enter")
