@@ -28,7 +28,7 @@ ROWS = [
         is_classification=False, language="zh", score=4),
     Row("Write a thank-you note to a colleague.", "", "Dear Sam, thank you! My number is 555-010-7788.",
         language="en", origin="evolved", score=3,
-        findings=(Finding("personal_data", False, {"found": ["555-010-7788"]}),)),
+        findings=(Finding("personal_data", False, {"kinds": ["telephone number"], "found": ["555-010-7788"]}),)),
     Row("Name three ways in which a small town can reduce the amount of household waste it produces.", "",
         "1. Compost.\n2. Open a repair café.\n3. Charge by weight.", language="en", score=4,
         findings=(Finding("near_duplicate", False, {"rouge_l": 0.69, "other": OTHER}),)),
@@ -136,6 +136,14 @@ def start(browser: Browser, tmp_path: Path) -> Iterator[Start]:
 def press(page: Page, *keys: str) -> None:
     for key in keys:
         page.keyboard.press(key)
+
+
+def rewrite(page: Page, output: str) -> None:
+    """Open the row's editor and put other words in its output's place."""
+    press(page, "e")
+    expect(page.get_by_label("Output")).to_be_focused()
+    press(page, "ControlOrMeta+a")
+    page.keyboard.insert_text(output)
 
 
 def shows(page: Page, number: int | str, total: int | str = len(ROWS)) -> None:

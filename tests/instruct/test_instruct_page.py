@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from easyllm.instruct.review.log import Decision, Lot
 from easyllm.instruct.row import Row
-from review_page import ROWS, Start, press, screenshot, shows
+from review_page import ROWS, Start, press, rewrite, screenshot, shows
 from reviewing import to_review
 
 
@@ -18,8 +18,7 @@ def test_a_whole_review_by_keyboard_alone(start: Start) -> None:
     screenshot(page, "review")
     press(page, "a")
     shows(page, 2)
-    press(page, "e", "ControlOrMeta+a")
-    page.keyboard.insert_text("请您方便时把文件发给我。")
+    rewrite(page, "请您方便时把文件发给我。")
     press(page, "Escape")  # what was typed is not lost
     shows(page, 2)
     press(page, "e")
@@ -29,6 +28,7 @@ def test_a_whole_review_by_keyboard_alone(start: Start) -> None:
     press(page, "r", "8")
     shows(page, 4)
     press(page, "r")
+    expect(page.get_by_role("button", name="wrong answer")).to_be_focused()
     page.keyboard.type("too close to another")
     screenshot(page, "reject")
     press(page, "Enter")
@@ -121,8 +121,7 @@ def test_two_reviewers_differ_and_one_follows_the_other(start: Start) -> None:
     hers, his = anna.page(), bo.page()
     press(hers, "a")
     shows(hers, 2)
-    press(his, "e", "ControlOrMeta+a")
-    his.keyboard.insert_text("Air scatters blue light.")
+    rewrite(his, "Air scatters blue light.")
     press(his, "Control+Enter")
     shows(his, 2)
     press(hers, "k")

@@ -19,6 +19,8 @@ from easyllm.instruct.review.reasons import REASONS
 from easyllm.instruct.review.sift import Wanted, facets
 
 ROWS_AT_ONCE = 200
+KINDS = "kinds"
+"""The one detail of findings whose values are names, and no words of the row."""
 
 
 class Body(BaseModel):
@@ -75,8 +77,10 @@ class Api:
         with desk.lock:
             desk.refresh()
             offered = facets(desk.found)
-            details = {name for one in desk.found for finding in one.source.findings for name in finding.detail}
-        names = {*offered["reasons"], *offered["origins"], *details, *REASONS}
+            details = [finding.detail for one in desk.found for finding in one.source.findings]
+        lists = [detail[KINDS] for detail in details if isinstance(detail.get(KINDS), list)]
+        kinds = {kind for found in lists for kind in found if isinstance(kind, str)}
+        names = {*offered["reasons"], *offered["origins"], *REASONS, *(name for detail in details for name in detail)}
         terms = catalogue(str(chosen)).get("terms", {})
         return {
             "language": chosen,
@@ -85,7 +89,7 @@ class Api:
             "total": len(desk.found),
             "facets": offered,
             "reasons": REASONS,
-            "terms": {name: terms.get(name, name.replace("_", " ")) for name in names},
+            "terms": {name: terms.get(name, name.replace("_", " ")) for name in names | kinds},
             "sample": asdict(self.asked),
         }
 

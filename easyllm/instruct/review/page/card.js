@@ -51,7 +51,7 @@ function findings(row, start) {
     el("strong", {}, term(start, found.reason)),
     el("span", { class: "quiet" }, say(found.drops ? "dropped" : "flagged")),
     ...Object.entries(found.detail).filter(([name]) => name !== "other").map(([name, value]) =>
-      el("span", { class: "detail" }, `${name === "rouge_l" ? "ROUGE-L" : term(start, name)}: ${short(value)}`))));
+      el("span", { class: "detail" }, `${name === "rouge_l" ? "ROUGE-L" : term(start, name)}: ${short(name === "kinds" ? [value].flat().map((kind) => term(start, kind)) : value)}`))));
   return el("section", { class: "findings", "aria-label": say("found") }, el("ul", {}, items));
 }
 
