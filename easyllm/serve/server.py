@@ -2,12 +2,9 @@
 
 import argparse
 import os
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +13,7 @@ import uvicorn
 
 from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
+from easyllm.core.asgi import Server
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
@@ -39,19 +37,6 @@ class Settings:
     drain_seconds: int
     remote: Remote | None = None
     """Where the remote engine is; None makes the embedded one."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn that ends with our exit code: its own would raise the signal again after the last answer."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        old = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 class Loader(threading.Thread):

@@ -143,7 +143,7 @@ def test_a_row_that_was_made_anew_while_it_was_shown_is_not_decided_on(tmp_path:
 def test_a_conflict_is_shown_and_ends_when_one_follows_the_other(tmp_path: Path) -> None:
     log = find(to_review(tmp_path)).log
     for author, verdict in (("Wu", "reject"), ("Li", "accept")):
-        log.append(Decision(ROWS[2].id, author, verdict))  # type: ignore[arg-type]
+        log.append(Decision(ROWS[2].id, author, verdict))  # type: ignore[arg-type]  # accept or reject
     said = piped(tmp_path, "f state=conflict\no\n", "--author", "Li")
     assert "the reviewers differ" in said
     assert "Wu rejected" in said

@@ -97,7 +97,8 @@ class Api:
         """{"numbers": of the rows that are wanted, in order}."""
         whole = {name: int(query[name]) for name in query if name.startswith(("least_", "most_"))}
         known = {field.name for field in fields(Wanted)}
-        wanted = Wanted(**{name: text for name, text in query.items() if name in known} | whole)  # type: ignore[arg-type]
+        asked: dict[str, Any] = {name: text for name, text in query.items() if name in known} | whole
+        wanted = Wanted(**asked)
         with self.desk.lock:
             self.desk.refresh()
             return {"numbers": wanted.numbers(self.desk.found, self.desk.author)}

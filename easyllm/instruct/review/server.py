@@ -2,11 +2,10 @@
 
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -18,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from easyllm.core.asgi import Server
 from easyllm.core.errors import refuse
 from easyllm.core.messages import LANGUAGES, language, say
 from easyllm.core.progress import note
@@ -69,19 +69,6 @@ def build_app(desk: Desk, asked: Asked) -> Starlette:
         return HTMLResponse((PAGE / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{chosen}"', 1))
 
     return Starlette(routes=[Route("/", page), *routes(desk, asked), Mount("/page", StaticFiles(directory=PAGE))])
-
-
-class Server(uvicorn.Server):
-    """uvicorn that comes back to us: its own would raise the signal again after the last answer."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        old = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def listen(port: int) -> socket.socket:
