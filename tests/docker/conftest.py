@@ -155,6 +155,6 @@ def pretrained(house: House, images: Images, gpu_flags: None) -> House:
 
 @pytest.fixture(scope="session")
 def merged(pretrained: House) -> House:
-    """... and after ``make convert finetune-lora merge``: runs/ holds a model to serve."""
-    pretrained.stage("convert", "finetune-lora", "merge")
+    """... and after ``make convert self-instruct finetune-lora merge``: runs/ holds a model to serve."""
+    pretrained.stage("convert", "self-instruct", "finetune-lora", "merge")
     return pretrained

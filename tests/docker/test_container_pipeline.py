@@ -35,7 +35,7 @@ def test_every_file_the_container_made_belongs_to_the_user(merged: House) -> Non
 
 
 def test_finetuned_adapter_is_merged_in_the_container(merged: House, images: Images) -> None:
-    for stage in ("convert", "finetune", "merge"):
+    for stage in ("convert", "instruct", "finetune", "merge"):
         assert merged.manifest(stage)["versions"]["image"].startswith(f"{images.train}@")
     assert list((merged.run_folder / "merge").glob("*.safetensors"))
 
