@@ -213,7 +213,7 @@ def test_a_script_reads_where_the_rows_stand(tmp_path: Path, review) -> None:
 
 def test_a_sample_asked_for_where_nobody_sits_prints_the_plan(tmp_path: Path, review, monkeypatch) -> None:
     rows = [Row(f"Name {number} animals", "", "Answer") for number in range(400)]
-    monkeypatch.setattr("sys.stdin", Path("/dev/null").open())  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", Path("/dev/null").open())  # noqa: SIM115  # monkeypatch needs it open till the end
     code, said = review(to_review(tmp_path, rows), "--sample", "0.02")
     assert code == 0
     assert "Sample: 134 of 400 rows" in said
