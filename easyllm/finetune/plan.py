@@ -7,9 +7,9 @@ from easyllm.core.artifact import Decision
 from easyllm.core.conversations import read_conversations
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.core.tuning.layers import Header, last_names, read_header, unknown_targets
 from easyllm.finetune.checks import CHECKED_BYTES
 from easyllm.finetune.config import FinetuneConfig
-from easyllm.finetune.layers import Header, last_names, read_header, unknown_targets
 from easyllm.finetune.split import split
 
 
@@ -46,7 +46,7 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
     }
 
 
-def _matching(targets: list[str], linear: list[str]) -> list[str]:
+def _matching(targets: list[str] | str, linear: list[str]) -> list[str]:
     return [name for name in linear if len(unknown_targets(targets, [name])) < len(targets)]
 
 

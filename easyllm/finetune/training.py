@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from easyllm.core.batches import answer_loss, pad
 from easyllm.core.errors import failed
-from easyllm.core.examples import Example, answer_loss, pad
+from easyllm.core.examples import Example
 from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
 from easyllm.finetune import state
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.micro import share_out
 from easyllm.finetune.order import Step
-
-MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Training:
         rate = learning_rate(number, len(self._steps), config.learning_rate, config.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        batches = [pad([self._examples[row] for row in rows], self._pad_id) for rows in step.micro]
+        [micro] = share_out(step.rows, config.batch.micro_samples, 1)
+        batches = [pad([self._examples[row] for row in rows], self._pad_id) for rows in micro]
         labels = sum(batch.label_tokens for batch in batches)
         total = 0.0
         for batch in batches:
@@ -91,7 +92,7 @@ class Training:
                 loss = answer_loss(self._model, batch.to(self._accelerator.device)) / labels
             total += loss.item()
             self._accelerator.backward(loss)
-        norm = float(self._accelerator.clip_grad_norm_(self._trained.values(), MAX_GRADIENT_NORM))
+        norm = float(self._accelerator.clip_grad_norm_(self._trained.values(), config.max_gradient_norm))
         self._watch(number, total, norm)
         self._optimizer.step()
         self._optimizer.zero_grad()

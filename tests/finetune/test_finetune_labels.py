@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from easyllm.core.batches import answer_loss, pad, padding_id
 from easyllm.core.chat import end_token_ids, ensure_template, seal, turn_end_id
 from easyllm.core.conversations import Conversation, messages_of, read_conversations
 from easyllm.core.errors import UserError
-from easyllm.core.examples import IGNORED, Example, answer_loss, encode, pad, padding_id
+from easyllm.core.examples import IGNORED, Example, encode
 from easyllm.core.models import load_model
 from easyllm.finetune.audit import audit, fitting
 from tiny_tune import CHATML, ROWS, tiny_tokenizer, write_base, write_rows

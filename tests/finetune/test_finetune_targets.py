@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from easyllm.core.errors import UserError
-from easyllm.finetune.layers import last_names, read_header
-from easyllm.finetune.targets import choose, linear_layers
+from easyllm.core.tuning.layers import last_names, read_header
+from easyllm.core.tuning.targets import choose, linear_layers
 from tiny_tune import FINETUNE, check, make_job, write_base, write_rows
 
 

@@ -10,8 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.messages import say
-from easyllm.finetune.checks import target_problems
-from easyllm.finetune.layers import last_names, unknown_targets
+from easyllm.core.tuning.layers import last_names, target_problems, unknown_targets
 
 
 def linear_layers(directory: Path) -> list[str]:
@@ -30,7 +29,8 @@ def choose(directory: Path, asked: str | list[str]) -> tuple[list[str], list[str
     if asked == "auto":
         names = last_names(linear)
         return names, linear, Decision("targets", names, say("why_auto_targets"))
-    problems = target_problems(list(asked), linear)
+    asked = [asked] if isinstance(asked, str) else asked
+    problems = target_problems(asked, linear)
     if problems:
         raise UserError(*problems)
     paths = [path for path in linear if len(unknown_targets(asked, [path])) < len(asked)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from easyllm.core.errors import refuse
+from easyllm.core.errors import Problem, problem, refuse
 
 R = TypeVar("R")
 
@@ -82,6 +82,17 @@ def unknown_targets(targets: Iterable[str], linear: Iterable[str]) -> list[str]:
     """The targets that fit no layer; one fits by its full path or by the end of it, as PEFT does it."""
     paths = list(linear)
     return [t for t in targets if not any(path == t or path.endswith(f".{t}") for path in paths)]
+
+
+def target_problems(targets: list[str] | str, linear: list[str]) -> list[Problem]:
+    """TARGET-001 when some of ``targets`` fit none of the ``linear`` layers."""
+    targets = [targets] if isinstance(targets, str) else targets
+    unknown = unknown_targets(targets, linear)
+    if not unknown and targets:
+        return []
+    known = ", ".join(last_names(linear)) or "-"
+    shown = ", ".join(unknown) or "[]"
+    return [problem("TARGET-001", stage="finetune", key="finetune.lora.targets", unknown=shown, known=known)]
 
 
 def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:

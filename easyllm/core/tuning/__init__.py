@@ -1,0 +1,1 @@
+"""What every stage that trains or loads a tuned model shares: adapters, quantised bases, their layers."""

@@ -1,0 +1,46 @@
+"""The base of an adapter, stored as it was when the adapter was trained on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from easyllm.core.models import load_model
+from easyllm.core.tuning.config import Method, Quantisation
+
+if TYPE_CHECKING:
+    import torch
+
+
+def quantisation_record(method: Method, asked: Quantisation, dtype: "torch.dtype") -> dict[str, Any] | None:
+    """What the manifest of an adapter keeps as ``records["quantisation"]``; None where the base is not quantised."""
+    compute = str(dtype).removeprefix("torch.")
+    if method == "int8":
+        return {"bits": 8, "threshold": asked.int8_threshold, "compute_dtype": compute}
+    if method == "qlora":
+        return {"bits": 4, "type": asked.four_bit_type, "double": asked.double, "compute_dtype": compute}
+    return None
+
+
+def load_base(directory: Path, dtype: "torch.dtype", record: Mapping[str, Any] | None) -> Any:
+    """The causal language model of ``directory`` in ``dtype``, quantised by bitsandbytes as ``record`` says.
+
+    ``record`` is an adapter manifest's ``records["quantisation"]``; with None it is ``core.models.load_model``.
+    """
+    if record is None:
+        return load_model(directory, dtype)
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from easyllm.core.models import quiet_libraries
+
+    quiet_libraries()
+    compute = getattr(torch, record["compute_dtype"])
+    if record["bits"] == 8:
+        how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=record["threshold"])
+    else:
+        how = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=record["type"], bnb_4bit_use_double_quant=record["double"],
+            bnb_4bit_compute_dtype=compute,
+        )  # fmt: skip
+    where: dict[str, Any] = {"dtype": compute, "local_files_only": True}
+    return AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=how, **where).eval()
