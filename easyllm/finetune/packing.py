@@ -81,7 +81,7 @@ def _tolerance(model: Any) -> float:
 
 
 def _head(model: Any, examples: Sequence[Example], pad_id: int) -> torch.nn.Linear | None:
-    """The output layer, if computing it apart gives the model's own loss: Gemma 2 caps its logits, Cohere scales them."""
+    """The output layer, if computing it apart gives the model's own loss; Gemma 2, which caps its logits, does not."""
     head = separate_head(_inner(model))
     trained = [example for example in examples if example.label_tokens]
     if head is None or not trained:

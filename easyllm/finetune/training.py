@@ -87,8 +87,8 @@ class Training:
         rate = learning_rate(number, len(self._steps), config.learning_rate, config.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        batch, packed = config.batch, self._layout.packed
-        [micro] = share_out(step.rows, self._lengths, batch.micro_samples, config.sequence_tokens, packed, 1)
+        size, packed = config.batch.micro_samples, self._layout.packed
+        [micro] = share_out(step.rows, self._lengths, size, config.sequence_tokens, packed, 1)
         batches = [self._layout.batch([self._examples[row] for row in rows]) for rows in micro]
         labels = sum(batch.label_tokens for batch in batches)
         total = 0.0

@@ -29,7 +29,7 @@ def without_head(head: torch.nn.Linear | None) -> Iterator[None]:
         yield
         return
     # In the instance, so that the call still goes through every wrapper around the model (DDP, PEFT, autocast).
-    head.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    head.forward = lambda input: input  # type: ignore[method-assign]
     try:
         yield
     finally:

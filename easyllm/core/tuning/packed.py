@@ -28,8 +28,10 @@ def attend(
     # One split, not many slices: the way back of a slice fills a tensor of full length with zeros.
     for q, k, v in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
         window = _window(q, sliding_window)
-        how = {"attn_mask": window, "is_causal": window is None, "scale": scaling, "enable_gqa": grouped}
-        parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **how))
+        part = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=window, dropout_p=dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+        )
+        parts.append(part)
     joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return joined.transpose(1, 2).contiguous(), None
 
