@@ -95,6 +95,24 @@ def write_base(folder: Path, family: str = "llama", dtype: str = "float32", **to
     return folder
 
 
+def write_family(folder: Path, family: str, positions: int = 128) -> Path:
+    """A random model of the family with as many rows as the tokenizer beside it has tokens."""
+    import torch
+    import transformers
+
+    from easyllm.core.families.tables import FAMILIES
+    from tiny_families import CASES
+
+    words = tiny_tokenizer(CHATML)
+    torch.manual_seed(5)
+    said = CASES[family][1] | {"vocab_size": len(words), "eos_token_id": words.eos_token_id}
+    said |= {key: positions for key in ("max_position_embeddings", "n_positions", "seq_length") if key in said}
+    config = getattr(transformers, FAMILIES[family].config_class)(**said)
+    getattr(transformers, FAMILIES[family].hf_class)(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 def make_job(folder: Path, stage: str, config: dict[str, Any], seed: int = 1234) -> Job[Any]:
     """The job that the pipeline would make for this section of a recipe in ``folder``; runs stand in folder/run."""
     module = importlib.import_module(f"easyllm.{stage}.config")

@@ -23,7 +23,19 @@ HOUSE = Path("/opt/easyllm")
 PASSPORT = HOUSE / "passport.json"
 WHEELS = HOUSE / "wheels"
 MODULES = {
-    "train": ("torch", "transformers", "peft", "deepspeed", "bitsandbytes", "megatron.core", "starlette", "openai"),
+    "train": (
+        "torch",
+        "transformers",
+        "peft",
+        "deepspeed",
+        "bitsandbytes",
+        "megatron.core",
+        "trl",
+        "lm_eval",
+        "xllamacpp",
+        "starlette",
+        "openai",
+    ),
     "serving": ("torch", "transformers", "starlette", "uvicorn", "openai"),
 }
 """What must import in an image, beside every compiled extension of its wheels."""

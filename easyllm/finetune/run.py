@@ -21,7 +21,7 @@ MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def run(job: Job[FinetuneConfig]) -> Result:
-    """A directory that stock PEFT or transformers loads: tokenizer, sealed template, loss curve, label audit with it."""
+    """A directory that stock PEFT or transformers loads, with tokenizer, sealed template, loss curve and audit."""
     quiet_libraries()
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
     rows = prepare(job, directory)

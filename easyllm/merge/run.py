@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import GenerationConfig
 
 from easyllm.core.artifact import Decision, write_whole
-from easyllm.core.chat import end_token_ids, load_tokenizer, seal
+from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import failed
 from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
 from easyllm.core.parity import Parity, compare
 from easyllm.core.stage import Job, Result
+from easyllm.core.tuning.adapted import load_adapted
+from easyllm.core.tuning.saving import save_model, stored_dtype
 from easyllm.merge.config import MergeConfig
 from easyllm.merge.probes import logits, prompts
 
@@ -35,7 +35,7 @@ def run(job: Job[MergeConfig]) -> Result:
     tokenizer = load_tokenizer(adapter.path)
 
     ids = prompts(tokenizer)
-    model = PeftModel.from_pretrained(load_model(directory, torch.float32), str(adapter.path)).eval()
+    model = load_adapted(adapter.path, records, directory, torch.float32)
     with model.disable_adapter():
         before = logits(model, ids)
     with_adapter = logits(model, ids)
@@ -44,10 +44,10 @@ def run(job: Job[MergeConfig]) -> Result:
     require_change(before, merged, base.ref)
     parity = compare(merged, with_adapter, ("merged", "base with adapter"), TOLERANCE).require()
 
-    dtype = _stored_dtype(directory)
+    dtype = stored_dtype(directory)
     _round(model, dtype)
     kept = logits(model, ids)
-    ends = _save(model.to(dtype), tokenizer, directory, job.out)
+    ends = save_model(model.to(dtype), tokenizer, directory, job.out)
     del model
     gc.collect()
     files = compare(logits(load_model(job.out, torch.float32), ids), kept, ("files", "merged"), TOLERANCE).require()
@@ -61,49 +61,10 @@ def require_change(before: list[torch.Tensor], merged: list[torch.Tensor], base:
         raise failed("MERGE-001", stage="merge", base=base)
 
 
-def _stored_dtype(directory: Path) -> torch.dtype:
-    """The precision in which the base's config says its weights are kept."""
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
 def _round(model: Any, dtype: torch.dtype) -> None:
     """Round the weights to what ``dtype`` holds; they stay fp32, and so do the position tables beside them."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
-
-
-def _save(model: Any, tokenizer: Any, base: Path, out: Path) -> list[int]:
-    """Weights, config, tokenizer, template and generation config; gives the ids that end an answer."""
-    model.config.use_cache = True
-    model.generation_config = GenerationConfig()  # written below
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    _template_inside(out, tokenizer.chat_template)
-    for file in out.glob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes for the owner alone
-    return _write_generation_config(base, out, tokenizer)
-
-
-def _write_generation_config(base: Path, out: Path, tokenizer: Any) -> list[int]:
-    """The base's file as it is, with every id that ends an answer; transformers would refuse an odd one to save."""
-    path = base / "generation_config.json"
-    values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    ends = end_token_ids(tokenizer, values)
-    values["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-    if values.get("pad_token_id") is None:
-        values["pad_token_id"] = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    write_whole(out / "generation_config.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    return ends
-
-
-def _template_inside(out: Path, template: str) -> None:
-    """huggingface/text-generation-inference#3247: that server reads tokenizer_config.json, never the .jinja file."""
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8")) | {"chat_template": template}
-    write_whole(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _require_seal(out: Path, wanted: str) -> None:

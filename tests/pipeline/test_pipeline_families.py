@@ -8,31 +8,14 @@ from typing import Any
 import pytest
 
 from easyllm.core.families.weights import HfFiles
-from tiny_families import CASES
 from tiny_pipeline import write_corpus
-from tiny_tune import CHATML, tiny_tokenizer, write_rows
+from tiny_tune import write_family, write_rows
 
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "bloom": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 }
 STAGES = ["corpus", "pretrain", "convert", "finetune", "merge"]
-
-
-def write_model(folder: Path, family: str) -> Path:
-    """A random model of the family with as many rows as the tokenizer beside it has tokens."""
-    import torch
-    import transformers
-
-    from easyllm.core.families.tables import FAMILIES
-
-    words = tiny_tokenizer(CHATML)
-    torch.manual_seed(5)
-    said = CASES[family][1] | {"vocab_size": len(words), "eos_token_id": words.eos_token_id}
-    config = getattr(transformers, FAMILIES[family].config_class)(**said)
-    getattr(transformers, FAMILIES[family].hf_class)(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
 
 
 def write_recipe(folder: Path, name: str, **sections: Any) -> Path:
@@ -79,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, easyllm_in: Any) -> dict[
     base = tmp_path_factory.mktemp("families")
     folders = {family: base / family for family in TARGETS}
     for family, folder in folders.items():
-        write_model(folder / "model", family)
+        write_family(folder / "model", family)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda folder: run_all(easyllm_in, folder), folders.values()))  # list: errors are raised here
     return folders
