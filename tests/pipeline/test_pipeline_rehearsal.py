@@ -1,4 +1,4 @@
-"""Every method on the shape of every family, from rows to a model that stock transformers loads; shipped recipes too."""
+"""Every method on the shape of five families, from rows to a model that stock transformers loads; shipped recipes."""
 
 import json
 import re
