@@ -53,7 +53,8 @@ class _Normed(torch.autograd.Function):
         width = x.shape[-1]
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(width).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, scale, weight)
-        return (x * scale).mul_(weight)
+        out: torch.Tensor = (x * scale).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
@@ -103,7 +104,7 @@ def _adapted(module: Any) -> Callable[..., Any] | None:
 
 def _normed(module: Any) -> Callable[..., Any] | None:
     """A norm with one frozen weight and an epsilon."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     names = [name for name, _ in module.named_parameters()]
     if names != ["weight"] or not isinstance(epsilon, float) or weight.dim() != 1 or weight.requires_grad:
