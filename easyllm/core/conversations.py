@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from easyllm.core.digest import of_value
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.messages import say
-from easyllm.core.row_forms import FORMS, RowFault, form_of
+from easyllm.core.row_forms import FORMS, RowFault, form_of, question_of
 from easyllm.core.rows import read_rows
 
 Message = dict[str, Any]
@@ -101,9 +101,8 @@ def messages_of(row: dict[str, Any], stage: str, file: Path, line: int) -> list[
 
 
 def messages_of_task(instruction: str, extra: str, output: str) -> list[Message]:
-    """How a model is asked a task: the instruction, and its input below."""
-    question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
+    """A task with its answer."""
+    return [{"role": "user", "content": question_of(instruction, extra)}, {"role": "assistant", "content": output}]
 
 
 def _form(row: dict[str, Any], stage: str, file: Path, line: int) -> str:

@@ -28,6 +28,11 @@ def form_of(row: dict[str, Any]) -> str | None:
     return "prompt and completion" if "prompt" in row and "completion" in row else None
 
 
+def question_of(instruction: str, extra: str) -> str:
+    """How a model is asked a task: the instruction, and its input below."""
+    return f"{instruction}\n\n{extra}" if extra.strip() else instruction
+
+
 def _alpaca(row: dict[str, Any]) -> Said:
     instruction, extra, output = row["instruction"], row.get("input") or "", row["output"]
     if not all(isinstance(text, str) for text in (instruction, extra, output)):
@@ -37,9 +42,8 @@ def _alpaca(row: dict[str, Any]) -> Said:
     history = row.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise RowFault(say("row_history"))
-    question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
     said = _system(row)
-    for asked, answer in [*history, [question, output]]:
+    for asked, answer in [*history, [question_of(instruction, extra), output]]:
         said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return said, 0
 
