@@ -21,7 +21,8 @@ from easyllm.core.megatron.checkpoint import (
 )
 from easyllm.core.megatron.model import build_model, choose_layers
 from easyllm.core.megatron.session import set_seeds
-from easyllm.pretrain import deepspeed_ops, schedule
+from easyllm.core import deepspeed_ops
+from easyllm.pretrain import schedule
 from easyllm.pretrain.batch import layout_of
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_config import Extras, generated, merged

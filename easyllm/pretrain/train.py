@@ -25,7 +25,7 @@ from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.meeting import meet
 from easyllm.pretrain.peaks import choose_peak
-from easyllm.pretrain.stop import StopOnRequest
+from easyllm.core.stop import StopOnRequest
 from easyllm.pretrain.tracking import Trackers
 
 if TYPE_CHECKING:
