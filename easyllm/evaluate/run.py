@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from easyllm.core.artifact import Decision
 from easyllm.core.chat import ensure_template, load_tokenizer
@@ -16,6 +15,7 @@ from easyllm.core.models import choose_dtype, load_model, local_model, quiet_lib
 from easyllm.core.parity import PROMPTS
 from easyllm.core.progress import Progress, progress
 from easyllm.core.stage import Job, Result
+from easyllm.core.tuning.adapted import load_adapted
 from easyllm.evaluate import report
 from easyllm.evaluate.config import EvaluateConfig
 from easyllm.evaluate.measure import Loss, answers, held_out_loss
@@ -43,7 +43,7 @@ def run(job: Job[EvaluateConfig]) -> Result:
     said: dict[str, list[str]] = {}
     with progress("evaluate", len(places) * (len(examples) + len(asked)), "rows and prompts") as bar:
         for side in sorted(places):
-            model = _model(places[side], found.adapter if side == "tuned" else None, dtype, device)
+            model = _model(job, places[side], found.adapter if side == "tuned" else None, dtype, device)
             loss, said[side] = _measure(model, tokenizer, examples, asked, job.config, bar)
             if loss:
                 losses[side] = loss
@@ -81,11 +81,13 @@ def _tokenizer(job: Job[EvaluateConfig], found: Sides, places: dict[str, Path]) 
     return tokenizer, [decision] if decision else []
 
 
-def _model(directory: Path, adapter: Path | None, dtype: torch.dtype, device: torch.device) -> Any:
-    model = load_model(directory, dtype)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    return model.to(device)
+def _model(
+    job: Job[EvaluateConfig], directory: Path, adapter: Path | None, dtype: torch.dtype, device: torch.device
+) -> Any:
+    tuned = job.inputs["model"].manifest
+    if adapter is None or tuned is None:
+        return load_model(directory, dtype).to(device)
+    return load_adapted(adapter, tuned.records, directory, dtype).to(device)
 
 
 def _measure(

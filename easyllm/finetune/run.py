@@ -9,7 +9,7 @@ from easyllm.core.batches import padding_id
 from easyllm.core.chat import seal, turn_end_id
 from easyllm.core.models import choose_dtype, local_model, quiet_libraries
 from easyllm.core.stage import Job, Result
-from easyllm.finetune import product
+from easyllm.finetune import packing, product
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
 from easyllm.finetune.method import Tuned, build
@@ -26,11 +26,12 @@ def run(job: Job[FinetuneConfig]) -> Result:
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
     rows = prepare(job, directory)
     dtype, why = choose_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    tuned = build(job.config, directory, dtype, job.seed)
+    tuned = build(job.config, directory, dtype, job.seed, len(rows.tokenizer))
     lengths = [len(example.ids) for example in rows.train]
     steps = order(lengths, job.config.batch.global_samples, job.config.epochs, job.seed)
     filler = padding_id(rows.tokenizer)
-    training = Training(tuned.model, rows.train, steps, job.config, filler, job.out / ".state", MIXED[dtype])
+    layout = packing.choose(tuned.model, rows.train, job.config.packing, filler, job.stage)
+    training = Training(tuned.model, rows.train, steps, job.config, layout, job.out / ".state", MIXED[dtype])
     curve, seconds = training.run()
 
     write_curve(curve, job.out)
@@ -40,6 +41,7 @@ def run(job: Job[FinetuneConfig]) -> Result:
         metrics=_metrics(curve, rows, tuned) | {"training_seconds": round(seconds, 1)},
         decisions=[
             *tuned.decisions,
+            layout.decision,
             Decision("dtype", str(dtype).removeprefix("torch."), why),
             *rows.decisions,
         ],

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from easyllm.core.batches import answer_loss, pad
+from easyllm.core.batches import answer_loss
 from easyllm.core.errors import failed
 from easyllm.core.examples import Example
 from easyllm.core.messages import say
@@ -24,6 +24,7 @@ from easyllm.finetune import state
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.micro import share_out
 from easyllm.finetune.order import Step
+from easyllm.finetune.packing import Layout
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Training:
 
     def __init__(
         self, model: Any, examples: Sequence[Example], steps: Sequence[Step], config: FinetuneConfig,
-        pad_id: int, folder: Path, mixed_precision: str,
+        layout: Layout, folder: Path, mixed_precision: str,
     ) -> None:  # fmt: skip
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -62,7 +63,9 @@ class Training:
         optimizer = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._examples, self._steps, self._config = examples, steps, config
-        self._pad_id, self._folder = pad_id, folder
+        self._layout, self._folder = layout, folder
+        self._lengths = [len(example.ids) for example in examples]
+        self._unwrapped = model
         self.rows: list[Row] = []
 
     def run(self) -> tuple[list[Row], float]:
@@ -70,7 +73,8 @@ class Training:
         self._go_on()
         self._model.train()
         started = time.monotonic()
-        with progress("finetune", len(self._steps), "steps", done=len(self.rows)) as bar:
+        bar_of_steps = progress("finetune", len(self._steps), "steps", done=len(self.rows))
+        with self._layout.attention(self._unwrapped), bar_of_steps as bar:
             for number in range(len(self.rows) + 1, len(self._steps) + 1):
                 self.rows.append(self._step(number))
                 self._report(bar)
@@ -83,13 +87,14 @@ class Training:
         rate = learning_rate(number, len(self._steps), config.learning_rate, config.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        [micro] = share_out(step.rows, config.batch.micro_samples, 1)
-        batches = [pad([self._examples[row] for row in rows], self._pad_id) for rows in micro]
+        size, packed = config.batch.micro_samples, self._layout.packed
+        [micro] = share_out(step.rows, self._lengths, size, config.sequence_tokens, packed, 1)
+        batches = [self._layout.batch([self._examples[row] for row in rows]) for rows in micro]
         labels = sum(batch.label_tokens for batch in batches)
         total = 0.0
         for batch in batches:
             with self._accelerator.autocast():
-                loss = answer_loss(self._model, batch.to(self._accelerator.device)) / labels
+                loss = answer_loss(self._model, batch.to(self._accelerator.device), self._layout.head) / labels
             total += loss.item()
             self._accelerator.backward(loss)
         norm = float(self._accelerator.clip_grad_norm_(self._trained.values(), config.max_gradient_norm))
