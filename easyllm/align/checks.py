@@ -4,7 +4,8 @@ from easyllm.align.config import AlignConfig
 from easyllm.align.preferences import read_preferences, split
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
-from easyllm.core.tuning.layers import read_header, target_problems
+from easyllm.core.tuning.layers import read_header, save_problems, target_problems
+from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 
 CHECKED_BYTES = 20_000_000
 """Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
@@ -12,7 +13,7 @@ CHECKED_BYTES = 20_000_000
 
 def check(job: Job[AlignConfig]) -> list[Problem]:
     """Every problem that can be known now; inputs that are not there yet are passed over."""
-    problems = [*_batch(job), *_idle_keys(job), *_rows(job)]
+    problems = [*_batch(job), *_method(job), *_rows(job)]
     try:
         return [*problems, *_base(job)]
     except UserError as error:
@@ -32,32 +33,24 @@ def _batch(job: Job[AlignConfig]) -> list[Problem]:
     return found
 
 
-def _idle_keys(job: Job[AlignConfig]) -> list[Problem]:
-    """ALIGN-011 for what was written and has no effect with what else was asked."""
-    config = job.config
-    given, why = config.model_fields_set, f"method={config.method}"
-    idle = [("lora", why)] if config.method == "full" else []
-    if config.method in ("full", "lora"):
-        idle.append(("quantisation", why))
-    if config.method == "int8":
-        idle += [(f"quantisation.{name}", why) for name in ("four_bit_type", "double")]
-    if config.method == "qlora":
-        idle.append(("quantisation.int8_threshold", why))
-    base = job.inputs["base"].manifest
-    if base and base.kind == "adapter":
-        why = "base=" + job.inputs["base"].ref
-        idle = [(name, why) for name in ("lora", "quantisation")]
-        if "method" in given and config.method != base.records.get("method", "lora"):
-            idle.append(("method", why))
-    place = {"stage": job.stage}
-    return [problem("ALIGN-011", key=f"{job.stage}.{name}", **place, why=why) for name, why in idle if _set(config, name)]
+def _method(job: Job[AlignConfig]) -> list[Problem]:
+    """What was written and has no effect: of the method (TRAIN-011), or of a base that is an adapter (ALIGN-011)."""
+    config, base = job.config, job.inputs["base"]
+    if not is_adapter(job):
+        return [*idle_keys(config, config.method, job.stage), *bitsandbytes_problems(config.method, job.stage)]
+    assert base.manifest is not None
+    given, made_by = config.model_fields_set, base.manifest.records.get("method", "lora")
+    idle: list[str] = [name for name in ("lora", "quantisation") if name in given]
+    idle += ["method"] if "method" in given and config.method != made_by else []
+    place = {"stage": job.stage, "base": base.ref, "method": made_by}
+    problems = [problem("ALIGN-011", key=f"{job.stage}.{name}", **place) for name in idle]
+    return [*problems, *bitsandbytes_problems(made_by, job.stage)]
 
 
-def _set(config: AlignConfig, name: str) -> bool:
-    outer, _, inner = name.partition(".")
-    if outer not in config.model_fields_set:
-        return False
-    return not inner or inner in getattr(config, outer).model_fields_set
+def is_adapter(job: Job[AlignConfig]) -> bool:
+    """Whether the base is an adapter that is trained on."""
+    manifest = job.inputs["base"].manifest
+    return manifest is not None and manifest.kind == "adapter"
 
 
 def _rows(job: Job[AlignConfig]) -> list[Problem]:
@@ -78,7 +71,7 @@ def readable(job: Job[AlignConfig]) -> bool:
 
 def _base(job: Job[AlignConfig]) -> list[Problem]:
     base, config = job.inputs["base"], job.config
-    header = read_header(base.path) if job.ready("base") and not _is_adapter(job) else None
+    header = read_header(base.path) if job.ready("base") and not is_adapter(job) else None
     if header is None:
         return []
     problems: list[Problem] = []
@@ -87,10 +80,7 @@ def _base(job: Job[AlignConfig]) -> list[Problem]:
         key = f"{job.stage}.sequence_tokens"
         problems.append(problem("TRAIN-003", stage=job.stage, key=key, asked=config.sequence_tokens, limit=limit))
     if config.lora.targets != "auto" and header.known_names:
-        problems += target_problems(config.lora.targets, header.linear)
+        problems += target_problems(config.lora.targets, header.linear, job.stage)
+    if config.lora.save_modules != "auto" and header.known_names:
+        problems += save_problems(config.lora.save_modules, header.modules, job.stage)
     return problems
-
-
-def _is_adapter(job: Job[AlignConfig]) -> bool:
-    manifest = job.inputs["base"].manifest
-    return manifest is not None and manifest.kind == "adapter"

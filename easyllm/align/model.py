@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from easyllm.align.config import AlignConfig
-from easyllm.core.artifact import Decision
-from easyllm.core.models import load_model, local_model, recorded_base
+from easyllm.core.models import local_model, recorded_base
 from easyllm.core.stage import Job
-from easyllm.core.tuning import targets
+from easyllm.core.tuning import building
 from easyllm.core.tuning.adapted import load_adapted
-from easyllm.core.tuning.quantised import load_base, quantisation_record
+from easyllm.core.tuning.building import Tuned
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,6 @@ class Start:
     """Of that adapter's manifest."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A model of which exactly what requires a gradient is trained."""
-
-    model: Any
-    kind: Literal["adapter", "model"]
-    decisions: list[Decision]
-    records: dict[str, Any]
-    """For the manifest: "method", "quantisation", "targets", and what an adapter's manifest said beside them."""
-
-
 def find(job: Job[AlignConfig]) -> Start:
     """The base of the recipe, or the adapter and the base its manifest names (BASE-005, BASE-006)."""
     base = job.inputs["base"]
@@ -57,37 +44,12 @@ def find(job: Job[AlignConfig]) -> Start:
     return Start(directory, directory, {"ref": base.ref, "path": path, "digest": base.digest}, None, {})
 
 
-def build(config: AlignConfig, start: Start, dtype: torch.dtype, seed: int) -> Tuned:
-    """The model of ``start`` made ready by ``config.method``; the same seed draws the same adapter."""
+def build(config: AlignConfig, start: Start, dtype: torch.dtype, seed: int, tokens: int, stage: str) -> Tuned:
+    """The model of ``start`` made ready by ``config.method``; an adapter goes on as it was made."""
+    if start.adapter is None:
+        return building.build(config, start.directory, dtype, seed, tokens, stage)
     torch.manual_seed(seed)
-    if start.adapter:
-        model = load_adapted(start.adapter, start.records, start.directory, dtype, trainable=True)
-        kept = {
-            name: start.records[name]
-            for name in ("method", "quantisation", "targets", "vocabulary")
-            if name in start.records
-        }
-        return Tuned(model, "adapter", [], kept)
-    if config.method == "full":
-        model = load_model(start.directory, torch.float32)  # a step of 1e-6 is lost in a bf16 weight
-        model.requires_grad_(True)
-        return Tuned(model, "model", [], {"method": "full", "quantisation": None, "targets": None})
-    return _fresh(config, start.directory, dtype, seed)
-
-
-def _fresh(config: AlignConfig, directory: Path, dtype: torch.dtype, seed: int) -> Tuned:
-    quantisation = quantisation_record(config.method, config.quantisation, dtype)
-    names, paths, decision = targets.choose(directory, config.lora.targets)
-    base = load_base(directory, dtype, quantisation)
-    torch.manual_seed(seed)
-    saved = None if config.lora.save_modules == "auto" else list(config.lora.save_modules)
-    lora = LoraConfig(
-        r=config.lora.rank, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules=list(names),
-        use_rslora=config.lora.rslora, use_dora=config.lora.dora, modules_to_save=saved, task_type="CAUSAL_LM",
-    )  # fmt: skip
-    records = {
-        "method": config.method,
-        "quantisation": quantisation,
-        "targets": {"names": names, "layers": len(paths)},
-    }
-    return Tuned(get_peft_model(base, lora), "adapter", [decision], records)
+    model = load_adapted(start.adapter, start.records, start.directory, dtype, trainable=True)
+    kept = {name: start.records.get(name) for name in ("method", "quantisation", "targets", "vocabulary")}
+    saved = list(model.peft_config["default"].modules_to_save or [])
+    return Tuned(model, "adapter", start.directory, saved, [], kept)

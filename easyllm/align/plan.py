@@ -3,13 +3,14 @@
 from math import ceil
 from typing import Any
 
-from easyllm.align.checks import readable
+from easyllm.align.checks import is_adapter, readable
 from easyllm.align.config import AlignConfig
 from easyllm.align.preferences import Preference, read_preferences, split
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
-from easyllm.core.tuning.layers import read_header
+from easyllm.core.tuning.layers import Header, read_header
+from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 
 
 def plan(job: Job[AlignConfig]) -> Plan:
@@ -17,21 +18,14 @@ def plan(job: Job[AlignConfig]) -> Plan:
     rate, why = rate_of(job.config)
     decisions = [Decision("learning rate", rate, why), Decision("reference", *reference_of(job.config))]
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
-    manifest = job.inputs["base"].manifest
-    is_adapter = manifest is not None and manifest.kind == "adapter"
-    header = read_header(job.inputs["base"].path) if job.ready("base") and not is_adapter else None
+    header = read_header(job.inputs["base"].path) if job.ready("base") and not is_adapter(job) else None
     if header is None:
         return Plan(figures, decisions=decisions)
-    layers = sum(sum(header.shapes[f"{name}.weight"]) for name in header.linear)
-    full = job.config.method == "full"
-    trained = header.parameters if full else job.config.lora.rank * layers
+    trained = trained_parameters(job.config, header)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
-    return Plan(
-        figures,
-        decisions=decisions,
-        disk_bytes=trained * 4 * (1 + 2 * 3),  # the product, and two states while one replaces the other
-        memory_bytes=_memory(job.config, header.parameters, layers, trained, header.shapes),
-    )
+    # The product in fp32, and two states of weights with two moments while one replaces the other.
+    disk = trained * 4 * (1 + 2 * 3)
+    return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(job.config, header, trained))
 
 
 def rate_of(config: AlignConfig) -> tuple[float, str]:
@@ -77,9 +71,10 @@ def _rows(job: Job[AlignConfig]) -> dict[str, Any]:
     }
 
 
-def _memory(config: AlignConfig, parameters: int, layers: int, trained: int, shapes: dict[str, Any]) -> int:
-    """fp32 weights, trained weights with gradient and moments, and two answers a row kept for the way back."""
+def _memory(config: AlignConfig, header: Header, trained: int) -> int:
+    """Weights, trained weights with gradient and moments, and what two answers a row keep for the way back."""
     tokens = 2 * config.batch.micro_samples * config.sequence_tokens
-    vocabulary = max(max(shape) for shape in shapes.values())
-    weight_bytes = {"int8": 1, "qlora": 0.6}.get(config.method, 4)
-    return int(parameters * weight_bytes) + trained * 16 + tokens * (layers * 2 + vocabulary * 3) * 4
+    layers = sum(sum(header.shapes[f"{name}.weight"]) for name in header.linear)
+    vocabulary = max(max(shape) for shape in header.shapes.values())
+    kept = trained * (BYTES_TRAINED - 4 if config.method == "full" else BYTES_TRAINED)
+    return weight_bytes(config, header) + kept + tokens * (layers * 2 + vocabulary * 3) * 4

@@ -14,7 +14,7 @@ from easyllm.align.config import AlignConfig
 from easyllm.align.curve import Row, rows_of, write_curve
 from easyllm.align.encoding import Encoded, audit, encode_rows, fitting
 from easyllm.align.measure import Measured, log_probs, measure
-from easyllm.align.model import Start, Tuned, build, find
+from easyllm.align.model import Start, build, find
 from easyllm.align.plan import rate_of, reference_of, steps_of
 from easyllm.align.preferences import read_preferences, split
 from easyllm.align.product import held_out_record, write
@@ -27,6 +27,7 @@ from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype, quiet_libraries
 from easyllm.core.progress import note, progress
 from easyllm.core.stage import Job, Result
+from easyllm.core.tuning.building import Tuned
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -48,7 +49,7 @@ def run(job: Job[AlignConfig]) -> Result:
     start = find(job)
     rows = _prepare(job, start)
     dtype, why = choose_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    tuned = build(job.config, start, dtype, job.seed)
+    tuned = build(job.config, start, dtype, job.seed, len(rows.tokenizer), job.stage)
     if torch.cuda.is_available() and tuned.records["quantisation"] is None:
         tuned.model.to("cuda")
     trained = sum(p.numel() for p in tuned.model.parameters() if p.requires_grad)
@@ -65,7 +66,7 @@ def run(job: Job[AlignConfig]) -> Result:
 
     write_curve(curve, job.out)
     _write_report(job, report, rows)
-    write(job.out, tuned, start, rows.tokenizer, rows.held_out)
+    write(job.out, tuned, rows.tokenizer, rows.held_out)
     rate, why_rate = rate_of(job.config)
     return Result(
         kind=tuned.kind,

@@ -81,7 +81,8 @@ def as_markdown(table: Sequence[Line]) -> str:
 
 def _row(line: Line) -> str:
     cells = [
-        say(f"align_part_{line.part}"), line.file, str(line.rows), f"{line.chosen_before:.2f}", f"{line.chosen_after:.2f}",
+        say("align_part_train") if line.part == "train" else say("align_part_held_out"), line.file, str(line.rows),
+        f"{line.chosen_before:.2f}", f"{line.chosen_after:.2f}",
         f"{line.rejected_before:.2f}", f"{line.rejected_after:.2f}", f"{line.margin:+.3f}", f"{line.accuracy:.0%}",
         *("-" if share is None else f"{share:.0%}" for share in (line.preferred_before, line.preferred_after)),
     ]  # fmt: skip

@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import KTOTrainer
 
 from easyllm.align.encoding import Encoded
 from easyllm.align.measure import Measured
@@ -54,7 +56,9 @@ class _Ours:
         self._rows_of_step = (sum(_rows(batch) for batch in samples), len(samples))
         return samples, items
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         rows, batches = self._rows_of_step
         return loss * (_rows(inputs) * batches / rows)  # the trainer divides by the number of micro batches
@@ -91,10 +95,6 @@ class _Dpo(_Ours, DPOTrainer):  # type: ignore[misc]
     pass
 
 
-class _Orpo(_Ours, ORPOTrainer):  # type: ignore[misc]
-    pass
-
-
 class _Kto(_Ours, KTOTrainer):  # type: ignore[misc]
     pass
 
@@ -119,7 +119,7 @@ def dpo_rows(rows: Sequence[Encoded], reference: Measured) -> Dataset:
 
 
 def orpo_rows(rows: Sequence[Encoded]) -> Dataset:
-    """As DPODataCollatorWithPadding takes them; the texts are there because the trainer looks for a template to apply."""
+    """As DPODataCollatorWithPadding takes them; the trainer looks for texts, and does nothing with them."""
     made = []
     for row in rows:
         entry: dict[str, Any] = {"prompt": "", "chosen": "", "rejected": ""}
@@ -160,24 +160,27 @@ def quiet(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-CLASSES: dict[str, tuple[Any, Any]] = {
-    "dpo": (_Dpo, DPOConfig),
-    "orpo": (_Orpo, ORPOConfig),
-    "kto": (_Kto, KTOConfig),
-}
+def classes(objective: str) -> tuple[Any, Any]:
+    """(trainer, config) of ``objective``. ORPO stands among TRL's experiments, and is imported where it is asked."""
+    if objective == "dpo":
+        return _Dpo, DPOConfig
+    if objective == "kto":
+        return _Kto, KTOConfig
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # else a warning that nobody can act on
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    return type("_Orpo", (_Ours, ORPOTrainer), {}), ORPOConfig
 
 
 def make(
     objective: str, model: Any, rows: Dataset, tokenizer: Any, callbacks: list[TrainerCallback], **asked: Any
 ) -> Any:
     """The trainer of ``objective`` on ``model``; ``asked`` are keys of its TRL config."""
-    trainer_class, config_class = CLASSES[objective]
+    trainer_class, config_class = classes(objective)
     own = {"precompute_ref_log_probs": True} if objective != "orpo" else {"max_completion_length": None}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     args = config_class(**asked, **own, max_length=None if objective != "orpo" else 1 << 30)
-    trainer = trainer_class(
-        model=model, args=args, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks
-    )
+    trainer = trainer_class(model=model, args=args, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks)
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")  # the reference comes as columns
     for name, parameter in model.named_parameters():

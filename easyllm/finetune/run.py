@@ -9,10 +9,10 @@ from easyllm.core.batches import padding_id
 from easyllm.core.chat import seal, turn_end_id
 from easyllm.core.models import choose_dtype, local_model, quiet_libraries
 from easyllm.core.stage import Job, Result
+from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune import packing, product
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
-from easyllm.finetune.method import Tuned, build
 from easyllm.finetune.order import order
 from easyllm.finetune.rows import Rows, prepare
 from easyllm.finetune.training import Row, Training
