@@ -63,9 +63,9 @@ def easyllm(model: Path, steps: int, micro: str) -> dict[str, Any]:
 
     from easyllm.core.conversations import Conversation
     from easyllm.core.examples import Example
+    from easyllm.core.tuning.building import build
     from easyllm.finetune import packing
     from easyllm.finetune.config import FinetuneConfig
-    from easyllm.finetune.method import build
     from easyllm.finetune.order import Step
     from easyllm.finetune.training import Training
 
