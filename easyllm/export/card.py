@@ -92,9 +92,7 @@ def _training(history: list[tuple[Manifest, dict[str, Any]]], curve: bool) -> st
             continue
         rows += [f"### {manifest.stage}", "| setting | value |\n|---|---|\n" + "\n".join(_settings(manifest.config))]
         rows += ["| data | sha256 |\n|---|---|\n" + "\n".join(_data(inputs))] if inputs else []
-        figures = [
-            f"| {name} | {value} |" for name, value in manifest.metrics.items() if isinstance(value, int | float)
-        ]
+        figures = [f"| {name} | {value} |" for name, value in manifest.metrics.items() if isinstance(value, int | float)]
         rows += ["| figure | value |\n|---|---|\n" + "\n".join(figures)] if figures else []
     rows += [f"![training loss]({CURVE})"] if curve else []
     return "\n\n".join(rows) if len(rows) > 1 else ""
