@@ -1,9 +1,9 @@
 """Rows become conversations. Four forms, told apart by their keys, mixed as they come:
 
-    {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}      Alpaca
-    {"messages": [{"role", "content"}, ...], "tools"?}                                         messages
-    {"conversations": [{"from", "value"}, ...], "system"?, "tools"?}                           ShareGPT
-    {"prompt", "completion", "tools"?}: two texts, or two lists of messages                    prompt and completion
+{"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}      Alpaca
+{"messages": [{"role", "content"}, ...], "tools"?}                                         messages
+{"conversations": [{"from", "value"}, ...], "system"?, "tools"?}                           ShareGPT
+{"prompt", "completion", "tools"?}: two texts, or two lists of messages                    prompt and completion
 """
 
 import json

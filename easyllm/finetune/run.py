@@ -28,7 +28,8 @@ def run(job: Job[FinetuneConfig]) -> Result:
     dtype, why = choose_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     tuned = build(job.config, directory, dtype, job.seed, len(rows.tokenizer))
     lengths = [len(example.ids) for example in rows.train]
-    steps = order(lengths, job.config.batch.global_samples, job.config.epochs, job.seed)
+    shares = [example.source.share for example in rows.train]
+    steps = order(lengths, job.config.batch.global_samples, job.config.epochs, job.seed, shares)
     filler = padding_id(rows.tokenizer)
     layout = packing.choose(tuned.model, rows.train, job.config.packing, filler, job.stage)
     training = Training(tuned.model, rows.train, steps, job.config, layout, job.out / ".state", MIXED[dtype])
