@@ -78,9 +78,7 @@ class DeepSpeedEngine:
         return found
 
     def state(self, folder: Path) -> dict[str, Any]:
-        self.model.save_checkpoint(
-            str(folder), tag="ranks", save_latest=False, exclude_frozen_parameters=True
-        )
+        self.model.save_checkpoint(str(folder), tag="ranks", save_latest=False, exclude_frozen_parameters=True)
         return {}
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:

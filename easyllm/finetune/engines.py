@@ -52,7 +52,10 @@ def rank_and_ranks() -> tuple[int, int]:
 
 def groups(trained: dict[str, torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay, norms and biases do not."""
-    parts = [(weight_decay, [p for p in trained.values() if p.dim() > 1]), (0.0, [p for p in trained.values() if p.dim() < 2])]
+    parts = [
+        (weight_decay, [p for p in trained.values() if p.dim() > 1]),
+        (0.0, [p for p in trained.values() if p.dim() < 2]),
+    ]
     return [{"params": weights, "weight_decay": decay} for decay, weights in parts if weights]
 
 

@@ -35,5 +35,7 @@ def _fast_bf16() -> bool:
     """Whether this processor multiplies in bf16 itself."""
     import torch
 
-    asks: list[Any] = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    asks: list[Any] = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
     return any(ask() for ask in asks if ask)

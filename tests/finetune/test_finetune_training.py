@@ -127,7 +127,9 @@ def test_pit_10_a_loss_that_is_not_a_number_stops_with_a_diagnosis(tmp_path: Pat
 
 
 def test_pit_10_a_loss_of_exactly_zero_stops_with_a_diagnosis() -> None:
-    training = SimpleNamespace(_engine=SimpleNamespace(dtype=torch.float32), _config=SimpleNamespace(learning_rate=1e-3))
+    training = SimpleNamespace(
+        _engine=SimpleNamespace(dtype=torch.float32), _config=SimpleNamespace(learning_rate=1e-3)
+    )
     with pytest.raises(StageFailed, match=r"TRAIN-004.*step 7: loss 0.*fp16 overflow"):
         Training._check(training, 7, 0.0, 1.0)
     Training._check(training, 7, 0.5, 1.0)  # and says nothing of a good step

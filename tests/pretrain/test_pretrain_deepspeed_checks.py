@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from easyllm.core import deepspeed_ops
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.inputs import Input
 from easyllm.core.stage import Job
-from easyllm.core import deepspeed_ops
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from tiny_megatron import pretrain_job
