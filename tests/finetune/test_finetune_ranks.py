@@ -38,7 +38,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 def work_of(folder: Path, **changes: Any) -> Any:
-    config = {key: value for key, value in (FINETUNE | COMMON | changes).items()}
+    config = FINETUNE | COMMON | changes
     if config.get("method") == "full":
         config.pop("lora")
     job = make_job(folder, "finetune", config)
@@ -48,9 +48,7 @@ def work_of(folder: Path, **changes: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, cpu_adam: Path | None
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+def trained(tmp_path_factory: pytest.TempPathFactory, cpu_adam: Path | None) -> tuple[Path, Any, Any]:
     """(folder with the weights of each, curves of two ranks, curves of one plain rank by method)."""
     folder = tmp_path_factory.mktemp("ranks")
     write_base(folder / "base")
