@@ -5,13 +5,21 @@ from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.conversations import read_conversations
+from easyllm.core.launch import torchrun_command
 from easyllm.core.messages import say
+from easyllm.core.shell import line
 from easyllm.core.stage import Job, Plan
 from easyllm.core.tuning.layers import Header, last_names, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 from easyllm.finetune.checks import CHECKED_BYTES
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.split import split
+
+FOLDER, JOB, RANK_PROGRAM = ".ranks", "job.json", "easyllm.finetune.train"
+"""Where the job file of the ranks stands, and the program that reads it."""
+
+
+BYTES_WEIGHT = 4
 
 
 def plan(job: Job[FinetuneConfig]) -> Plan:
@@ -20,8 +28,9 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     header = read_header(job.inputs["base"].path) if job.ready("base") else None
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
     decisions = [Decision("length", config.too_long, say("why_never_cut", limit=config.sequence_tokens))]
+    commands = _commands(job)
     if header is None:
-        return Plan(figures, decisions=decisions)
+        return Plan(figures, commands, decisions)
     trained = trained_parameters(config, header)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
     if config.method == "full":
@@ -30,7 +39,15 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
         decisions.append(Decision("targets", last_names(header.linear), say("why_auto_targets")))
     # What is published, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
-    return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(config, header, trained))
+    return Plan(figures, commands, decisions, disk, _memory(config, header, trained))
+
+
+def _commands(job: Job[FinetuneConfig]) -> list[str]:
+    """What starts the ranks, once ``run`` has left the rows and the job file; none where one process does it."""
+    config = job.config
+    if config.ranks == 1 and config.engine == "ddp":
+        return []
+    return [line(torchrun_command(RANK_PROGRAM, [str(job.out / FOLDER / JOB)], config.ranks))]
 
 
 def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
@@ -39,6 +56,7 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
         return {}
     parts = split(list(read_conversations(files, job.stage)), job.config.validation_rows, job.seed, files)
     steps = job.config.epochs * ceil(len(parts.train) / job.config.batch.global_samples)
+    steps = min(steps, job.config.max_steps or steps)
     return {
         "rows to train on": len(parts.train),
         "rows held out": len(parts.held_out),
@@ -48,7 +66,7 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
 
 
 def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
-    """Weights, gradients and moments of what is trained, and what one micro batch keeps for the way back.
+    """Of all ranks together: weights, gradients, moments, and what one micro batch keeps for the way back.
 
     The last is the widest row times inputs and outputs of every layer, twice (norms, activations, attention),
     and three copies of its logits.
@@ -57,4 +75,14 @@ def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
     layers = sum(sum(header.shapes[f"{name}.weight"]) for name in header.linear)
     vocabulary = max(max(shape) for shape in header.shapes.values())
     kept = 0 if config.method == "full" else weight_bytes(config, header)
-    return kept + trained * BYTES_TRAINED + tokens * (layers * 2 + vocabulary * 3) * 4
+    passes = tokens * (layers * 2 + vocabulary * 3) * 4
+    whole = kept + trained * BYTES_WEIGHT  # on every rank, unless it is cut into shards
+    copies = 1 if config.engine == "fsdp" or _zero(config) == 3 else config.ranks
+    gradients = trained * BYTES_WEIGHT * (1 if _zero(config) >= 2 or config.engine == "fsdp" else config.ranks)
+    moments = trained * (BYTES_TRAINED - 2 * BYTES_WEIGHT)
+    moments *= 1 if _zero(config) >= 1 or config.engine == "fsdp" else config.ranks
+    return whole * copies + gradients + moments + passes * config.ranks
+
+
+def _zero(config: FinetuneConfig) -> int:
+    return config.deepspeed.zero if config.engine == "deepspeed" else 0

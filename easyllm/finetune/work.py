@@ -13,8 +13,9 @@ from easyllm.core.conversations import Conversation
 from easyllm.core.examples import Example
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.order import Step
+from easyllm.finetune.plan import JOB
 
-FOLDER, JOB, OUTCOME, WEIGHTS = ".ranks", "job.json", "outcome.json", "weights.pt"
+OUTCOME, WEIGHTS = "outcome.json", "weights.pt"
 
 NOWHERE = Conversation((), Path(), 0)
 """A rank sees tokens alone."""
