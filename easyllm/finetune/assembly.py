@@ -9,9 +9,9 @@ import torch
 
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
+from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune import packing
 from easyllm.finetune.engines import Copies, Engine, Sharded, rank_and_ranks
-from easyllm.finetune.method import Tuned, build
 from easyllm.finetune.noise import EmbeddingNoise
 from easyllm.finetune.training import Training
 from easyllm.finetune.work import Work

@@ -11,9 +11,9 @@ from easyllm.core.artifact import Decision
 from easyllm.core.errors import Problem, StageFailed, UserError
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
+from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.engines import Named
-from easyllm.finetune.method import Tuned, build
 from easyllm.finetune.plan import FOLDER, RANK_PROGRAM
 from easyllm.finetune.training import Row
 from easyllm.finetune.work import OUTCOME, WEIGHTS, Work

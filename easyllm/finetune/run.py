@@ -8,11 +8,11 @@ from easyllm.core.chat import seal, turn_end_id
 from easyllm.core.deepspeed_ops import prebuild
 from easyllm.core.models import local_model, quiet_libraries
 from easyllm.core.stage import Job, Result
+from easyllm.core.tuning.building import Tuned
 from easyllm.finetune import product
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
 from easyllm.finetune.launch import train
-from easyllm.finetune.method import Tuned
 from easyllm.finetune.order import order
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.rows import Rows, prepare

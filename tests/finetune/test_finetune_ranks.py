@@ -76,7 +76,8 @@ def test_two_ranks_learn_what_one_learns(trained: Any, name: str) -> None:
     limit = 1e-5 if name.startswith("ddp") else 1e-4
     assert len(results[name]["whole"]) == STEPS
     for found, wanted in zip(results[name]["whole"], plain[method], strict=True):
-        assert found == pytest.approx(wanted, rel=limit)
+        measured, same = ([value for value in row if value is not None] for row in (found, wanted))
+        assert measured == pytest.approx(same, rel=limit)
     weights, same = (torch.load(folder / file) for file in (f"whole-{name}.pt", f"plain-{method}.pt"))
     assert weights.keys() == same.keys()
     for key, value in same.items():

@@ -44,7 +44,21 @@ def load_base(directory: Path, dtype: "torch.dtype", record: Mapping[str, Any] |
             bnb_4bit_compute_dtype=compute,
         )  # fmt: skip
     where: dict[str, Any] = {"dtype": compute, "local_files_only": True}
-    return AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=how, **where).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=how, **where).eval()
+    _keep_blocks(model)
+    return model
+
+
+def _keep_blocks(model: Any) -> None:
+    """Leave 4-bit weights as they were quantised.
+
+    On CPUs with AVX-512 BF16 bitsandbytes' Linear4bit.forward lays them out anew at the first answer without a
+    gradient, rounds their scales to bf16 for good, and refuses layers whose outputs are no multiple of 32: after a
+    look at the held-out rows training would go on with another base, and the merge would take a third one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def require_bitsandbytes(stage: str) -> None:
