@@ -37,7 +37,7 @@ def _engine(job: Job[FinetuneConfig]) -> list[Problem]:
     if config.engine != "deepspeed" and "deepspeed" in config.model_fields_set:
         problems.append(problem("TRAIN-030", stage=stage, key=f"{stage}.deepspeed", engine=config.engine))
     if config.method in ("int8", "qlora") and config.engine != "ddp":
-        what = {"method": config.method, "engine": config.engine}
+        what: dict[str, Any] = {"method": config.method, "engine": config.engine}
         problems.append(problem("TRAIN-035", stage=stage, key=f"{stage}.engine", **what))
     if job.cluster is not None and job.cluster.launcher not in ("local", "ray"):
         problems.append(problem("TRAIN-036", stage=stage, key="cluster.launcher", launcher=job.cluster.launcher))
