@@ -72,7 +72,7 @@ def _kernels(model: Any, asked: str, device: str) -> list[Decision]:
         return []
     if find_spec("liger_kernel") is None:
         return [Decision("kernels", "none", say("why_no_liger"))]
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance  # type: ignore[import-not-found]
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     _apply_liger_kernel_to_instance(model=inner, fused_linear_cross_entropy=False, cross_entropy=False)
