@@ -1,8 +1,10 @@
 """What must hold before anything is trained. Pure, no torch."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.messages import say
 from easyllm.core.stage import Job
 from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
@@ -14,7 +16,7 @@ from easyllm.finetune.template import template_problems
 
 def check(job: Job[FinetuneConfig]) -> list[Problem]:
     """Every problem that can be known now; inputs that are not there yet are passed over."""
-    problems = [*_method(job), *_batch(job), *_rows(job), *template_problems(job)]
+    problems = [*_method(job), *_engine(job), *_validation(job), *_rows(job), *template_problems(job)]
     try:
         header = read_header(job.inputs["base"].path) if job.ready("base") else None
     except UserError as error:
@@ -26,14 +28,38 @@ def _method(job: Job[FinetuneConfig]) -> list[Problem]:
     return [*idle_keys(job.config, job.config.method, job.stage), *bitsandbytes_problems(job.config.method, job.stage)]
 
 
-def _batch(job: Job[FinetuneConfig]) -> list[Problem]:
-    asked, micro = job.config.batch.global_samples, job.config.batch.micro_samples
-    if asked % micro == 0:
+def _engine(job: Job[FinetuneConfig]) -> list[Problem]:
+    """What the engine, the device and the number of ranks do not do together."""
+    config, stage = job.config, job.stage
+    problems = []
+    if config.engine != "deepspeed" and "deepspeed" in config.model_fields_set:
+        problems.append(problem("TRAIN-030", stage=stage, key=f"{stage}.deepspeed", engine=config.engine))
+    if config.method in ("int8", "qlora") and config.engine != "ddp":
+        what: dict[str, Any] = {"method": config.method, "engine": config.engine}
+        problems.append(problem("TRAIN-035", stage=stage, key=f"{stage}.engine", **what))
+    if job.cluster is not None and job.cluster.launcher not in ("local", "ray"):
+        problems.append(problem("TRAIN-036", stage=stage, key="cluster.launcher", launcher=job.cluster.launcher))
+    return [*problems, *_cpu(job)]
+
+
+def _cpu(job: Job[FinetuneConfig]) -> list[Problem]:
+    config, stage = job.config, job.stage
+    problems = []
+    if config.device == "cpu" and config.precision == "fp16":
+        problems.append(problem("TRAIN-033", stage=stage, key=f"{stage}.precision"))
+    if config.device == "cpu" and config.kernels == "liger":
+        problems.append(problem("TRAIN-034", stage=stage, key=f"{stage}.kernels", reason=say("why_no_gpu")))
+    elif config.kernels == "liger" and find_spec("liger_kernel") is None:
+        problems.append(problem("TRAIN-034", stage=stage, key=f"{stage}.kernels", reason=say("why_no_liger")))
+    return problems
+
+
+def _validation(job: Job[FinetuneConfig]) -> list[Problem]:
+    config = job.config
+    if config.validation_rows or not config.validation.model_fields_set:
         return []
-    below = asked - asked % micro
-    choice = f"{below}, {below + micro}" if below else str(micro)
-    key = "finetune.batch.global_samples"
-    return [problem("TRAIN-001", stage=job.stage, key=key, asked=asked, micro=micro, choice=choice)]
+    key = f"{job.stage}.validation.{min(config.validation.model_fields_set)}"
+    return [problem("TRAIN-031", stage=job.stage, key=key)]
 
 
 def _rows(job: Job[FinetuneConfig]) -> list[Problem]:

@@ -14,10 +14,9 @@ from easyllm.core.messages import say
 from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.engines import Named
+from easyllm.finetune.plan import FOLDER, RANK_PROGRAM
 from easyllm.finetune.training import Row
-from easyllm.finetune.work import FOLDER, OUTCOME, WEIGHTS, Work
-
-MODULE = "easyllm.finetune.train"
+from easyllm.finetune.work import OUTCOME, WEIGHTS, Work
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def _on_ranks(work: Work) -> Trained:
     shutil.rmtree(folder, ignore_errors=True)
     job_file = work.write(folder)
     env = {"CUDA_VISIBLE_DEVICES": ""} if work.device == "cpu" else {}
-    run_ranks(MODULE, [str(job_file)], work.config.ranks, env, ends_on_sigterm=True)
+    run_ranks(RANK_PROGRAM, [str(job_file)], work.config.ranks, env, ends_on_sigterm=True)
     outcome: dict[str, Any] = json.loads((folder / OUTCOME).read_text("utf-8"))
     _raise(outcome)
     tuned = build(work.config, work.directory, getattr(torch, work.dtype), work.seed, work.tokens)

@@ -5,7 +5,9 @@ from math import ceil
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.launch import torchrun_command
 from easyllm.core.messages import say
+from easyllm.core.shell import line
 from easyllm.core.stage import Job, Plan
 from easyllm.core.tuning.layers import Header, last_names, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
@@ -13,6 +15,12 @@ from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.order import rows_in_epoch
 from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
+
+FOLDER, JOB, RANK_PROGRAM = ".ranks", "job.json", "easyllm.finetune.train"
+"""Where the job file of the ranks stands, and the program that reads it."""
+
+
+BYTES_WEIGHT = 4
 
 
 def plan(job: Job[FinetuneConfig]) -> Plan:
@@ -22,8 +30,9 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
     why = "why_cut" if config.too_long == "truncate" else "why_never_cut"
     decisions = [Decision("length", config.too_long, say(why, limit=config.sequence_tokens))]
+    commands = _commands(job)
     if header is None:
-        return Plan(figures, decisions=decisions)
+        return Plan(figures, commands, decisions)
     trained = trained_parameters(config, header)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
     if config.method == "full":
@@ -32,7 +41,15 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
         decisions.append(Decision("targets", last_names(header.linear), say("why_auto_targets")))
     # What is published, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
-    return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(config, header, trained))
+    return Plan(figures, commands, decisions, disk, _memory(config, header, trained))
+
+
+def _commands(job: Job[FinetuneConfig]) -> list[str]:
+    """What starts the ranks, once ``run`` has left the rows and the job file; none where one process does it."""
+    config = job.config
+    if config.ranks == 1 and config.engine == "ddp":
+        return []
+    return [line(torchrun_command(RANK_PROGRAM, [str(job.out / FOLDER / JOB)], config.ranks))]
 
 
 def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
@@ -45,6 +62,7 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
     counted = Counter(shares)
     weighed = any(share.weight != 1 for share in counted)
     sources = [f"{share.entry} ({rows:,} x {share.weight:g})" for share, rows in counted.items()] if weighed else []
+    steps = min(steps, job.config.max_steps or steps)
     return {
         **({"rows by weight": ", ".join(sources), "rows in an epoch": seen[0]} if sources else {}),
         "rows to train on": len(parts.train),
@@ -55,7 +73,7 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
 
 
 def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
-    """Weights, gradients and moments of what is trained, and what one micro batch keeps for the way back.
+    """Of all ranks together: weights, gradients, moments, and what one micro batch keeps for the way back.
 
     The last is the widest row times inputs and outputs of every layer, twice (norms, activations, attention),
     and three copies of its logits.
@@ -64,4 +82,14 @@ def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
     layers = sum(sum(header.shapes[f"{name}.weight"]) for name in header.linear)
     vocabulary = max(max(shape) for shape in header.shapes.values())
     kept = 0 if config.method == "full" else weight_bytes(config, header)
-    return kept + trained * BYTES_TRAINED + tokens * (layers * 2 + vocabulary * 3) * 4
+    passes = tokens * (layers * 2 + vocabulary * 3) * 4
+    whole = kept + trained * BYTES_WEIGHT  # on every rank, unless it is cut into shards
+    copies = 1 if config.engine == "fsdp" or _zero(config) == 3 else config.ranks
+    gradients = trained * BYTES_WEIGHT * (1 if _zero(config) >= 2 or config.engine == "fsdp" else config.ranks)
+    moments = trained * (BYTES_TRAINED - 2 * BYTES_WEIGHT)
+    moments *= 1 if _zero(config) >= 1 or config.engine == "fsdp" else config.ranks
+    return whole * copies + gradients + moments + passes * config.ranks
+
+
+def _zero(config: FinetuneConfig) -> int:
+    return config.deepspeed.zero if config.engine == "deepspeed" else 0

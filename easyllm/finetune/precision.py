@@ -3,6 +3,7 @@
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype
 from easyllm.finetune.config import FinetuneConfig
@@ -10,11 +11,22 @@ from easyllm.finetune.config import FinetuneConfig
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def device_kind(asked: str) -> str:
-    """cuda or cpu."""
+def device_kind(config: FinetuneConfig) -> str:
+    """cuda or cpu. UserError where what is asked for is not there."""
     import torch
 
-    return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind = config.device if config.device != "auto" else "cuda" if gpus else "cpu"
+    place = {"stage": "finetune"}
+    if kind == "cuda" and not gpus:
+        raise refuse("TRAIN-037", **place, key="finetune.device")
+    if kind == "cuda" and config.ranks > gpus:
+        raise refuse("TRAIN-032", **place, key="finetune.ranks", ranks=config.ranks, gpus=gpus)
+    if kind == "cpu" and config.precision == "fp16":
+        raise refuse("TRAIN-033", **place, key="finetune.precision")
+    if kind == "cpu" and config.kernels == "liger":
+        raise refuse("TRAIN-034", **place, key="finetune.kernels", reason=say("why_no_gpu"))
+    return kind
 
 
 def choose(config: FinetuneConfig, kind: str) -> Decision:

@@ -46,7 +46,7 @@ def main(job_file: Path) -> None:
 
 
 def _train(work: Work) -> tuple[dict[str, Any], Any]:
-    """(what the first rank reports, its weights). A refusal or a diagnosis is the same on every rank: it is reported."""
+    """(what the first rank reports, its weights). A refusal or a diagnosis, alike everywhere, is reported too."""
     from easyllm.finetune.assembly import assemble
 
     try:

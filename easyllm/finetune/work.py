@@ -13,8 +13,9 @@ from easyllm.core.conversations import Conversation
 from easyllm.core.examples import Example
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.order import Step
+from easyllm.finetune.plan import JOB
 
-FOLDER, JOB, OUTCOME, WEIGHTS = ".ranks", "job.json", "outcome.json", "weights.pt"
+OUTCOME, WEIGHTS = "outcome.json", "weights.pt"
 
 NOWHERE = Conversation((), Path(), 0)
 """A rank sees tokens alone."""
@@ -62,9 +63,9 @@ class Work:
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         config = FinetuneConfig.model_validate(data.pop("config"))
         steps = [Step(epoch, tuple(rows)) for epoch, rows in data.pop("steps")]
-        places = {key: Path(data.pop(key)) for key in ("directory", "state")}
+        places: dict[str, Any] = {key: Path(data.pop(key)) for key in ("directory", "state")}
         library = data.pop("library")
-        rows = {name: _read_rows(path.with_name(f"{name}.npz")) for name in ("train", "held_out")}
+        rows: dict[str, Any] = {name: _read_rows(path.with_name(f"{name}.npz")) for name in ("train", "held_out")}
         return cls(config=config, steps=steps, library=Path(library) if library else None, **places, **rows, **data)
 
 

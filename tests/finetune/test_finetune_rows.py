@@ -73,13 +73,10 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     assert [p.code for p in check(make_job(tmp_path, "finetune", FINETUNE))] == ["DATA-006"]
 
 
-def test_a_batch_that_does_not_divide_names_the_nearest_legal_values(tmp_path: Path) -> None:
+def test_any_batch_is_exact_so_none_is_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_rows(tmp_path / "rows.jsonl")
-    job = make_job(tmp_path, "finetune", FINETUNE | {"batch": {"global_samples": 128, "micro_samples": 24}})
-    (found,) = check(job)
-    assert found.code == "TRAIN-001"
-    assert "120, 144" in found.fix
+    assert not check(make_job(tmp_path, "finetune", FINETUNE | {"batch": {"global_samples": 128, "micro_samples": 24}}))
 
 
 def test_longer_sequences_than_the_base_has_positions_are_refused(tmp_path: Path) -> None:

@@ -84,20 +84,6 @@ ONE_RANK = {
 }
 
 
-@pytest.fixture(scope="session")
-def cpu_adam(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """DeepSpeed's CPU Adam, compiled once a test run as the stage does it, but without the optimizer's minutes."""
-    from easyllm.core.deepspeed_ops import prebuild
-
-    folder = tmp_path_factory.mktemp("cpu-adam")
-    compiler = folder / "c++-unoptimised"
-    compiler.write_text('#!/bin/sh\nexec c++ "$@" -O0 -g0\n', "utf-8")
-    compiler.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", str(compiler))
-        return prebuild(folder, "cpu")
-
-
 def train(folder: Path, scenarios: dict[str, Any], ranks: int, library: Path | None) -> dict[str, Any]:
     job = folder / "job.json"
     job.write_text(json.dumps({"scenarios": scenarios, "library": str(library) if library else None}), "utf-8")
