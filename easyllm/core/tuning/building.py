@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import StageFailed, refuse
@@ -122,6 +121,8 @@ def _require_trainable(base: Any, saved: list[str], stage: str) -> None:
 
 def _with_adapter(base: Any, config: Tuning, chosen: targets.Targets, saved: list[str], tied: bool) -> Any:
     """The model with its adapter, fresh; nothing else requires a gradient."""
+    from peft import LoraConfig, get_peft_model  # here: it imports bitsandbytes, which talks before it is silenced
+
     lora = LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
