@@ -208,3 +208,16 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path: Path) -> None:
         align(tmp_path, learning_rate=1e30, method="full", max_gradient_norm=1e30)
     assert failed.value.problem is not None
     assert failed.value.problem.code == "ALIGN-012"
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_teaches_the_real_model_to_prefer_short_answers(tmp_path: Path) -> None:
+    from easyllm import pipeline
+    from easyllm.recipes import shipped
+
+    project = pipeline.open_project(shipped.find("align-smollm2-cpu"), [f"runs_dir={tmp_path}"])
+    [made] = pipeline.run(project, ["align"])
+    metrics = made.manifest.metrics
+    assert metrics["held_out_margin"] > 0.1
+    assert metrics["held_out_accuracy"] == 1.0
+    assert metrics["train_margin"] > metrics["held_out_margin"] / 2
