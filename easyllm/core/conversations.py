@@ -33,6 +33,10 @@ class Share(NamedTuple):
     weight: float = 1.0
 
 
+ONCE = Share()
+"""Rows of a file that stands in a recipe without a weight."""
+
+
 @dataclass(frozen=True)
 class Conversation:
     """One row of a data file, and where it stands."""
@@ -44,7 +48,7 @@ class Conversation:
     """What the model may call, as JSON schemas; the template writes them."""
     given: int = 0
     """So many messages at the beginning are a prompt, which is not learnt even where the assistant speaks in it."""
-    share: Share = Share()
+    share: Share = ONCE
 
     @property
     def digest(self) -> str:
@@ -59,9 +63,8 @@ class Conversation:
         return {"messages": said, **tools}
 
 
-def read_conversations(files: Iterable[Path], stage: str, share: Share | None = None) -> Iterator[Conversation]:
+def read_conversations(files: Iterable[Path], stage: str, share: Share = ONCE) -> Iterator[Conversation]:
     """Every row of ``files``. Raises UserError: ROWS-00x not readable, DATA-001 to DATA-003 not a conversation."""
-    share = share or Share()
     for file in files:
         for line, row in read_rows(file, stage):
             yield conversation_of(row, stage, file, line, share)

@@ -2,21 +2,19 @@
 
 from typing import Any
 
-from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
-
-CHECKED_BYTES = 20_000_000
-"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
+from easyllm.finetune.template import template_problems
 
 
 def check(job: Job[FinetuneConfig]) -> list[Problem]:
     """Every problem that can be known now; inputs that are not there yet are passed over."""
-    problems = [*_method(job), *_batch(job), *_rows(job)]
+    problems = [*_method(job), *_batch(job), *_rows(job), *template_problems(job)]
     try:
         header = read_header(job.inputs["base"].path) if job.ready("base") else None
     except UserError as error:
@@ -39,11 +37,10 @@ def _batch(job: Job[FinetuneConfig]) -> list[Problem]:
 
 
 def _rows(job: Job[FinetuneConfig]) -> list[Problem]:
-    files = job.inputs["data"].files
-    if not job.ready("data") or sum(file.stat().st_size for file in files) > CHECKED_BYTES:
+    if not readable(job):
         return []
     try:
-        split(list(read_conversations(files, job.stage)), job.config.validation_rows, job.seed, files)
+        split(list(data_rows(job)), job.config.validation_rows, job.seed, data_files(job))
     except UserError as error:
         return list(error.problems)
     return []

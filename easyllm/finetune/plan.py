@@ -1,16 +1,17 @@
 """What finetuning will do, in numbers. Pure, no torch."""
 
+from collections import Counter
 from math import ceil
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.conversations import read_conversations
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.core.tuning.layers import Header, last_names, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
-from easyllm.finetune.checks import CHECKED_BYTES
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.order import rows_in_epoch
+from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
 
 
@@ -19,7 +20,8 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     config = job.config
     header = read_header(job.inputs["base"].path) if job.ready("base") else None
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
-    decisions = [Decision("length", config.too_long, say("why_never_cut", limit=config.sequence_tokens))]
+    why = "why_cut" if config.too_long == "truncate" else "why_never_cut"
+    decisions = [Decision("length", config.too_long, say(why, limit=config.sequence_tokens))]
     if header is None:
         return Plan(figures, decisions=decisions)
     trained = trained_parameters(config, header)
@@ -34,12 +36,17 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
 
 
 def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
-    files = job.inputs["data"].files
-    if not job.ready("data") or sum(file.stat().st_size for file in files) > CHECKED_BYTES:
+    if not readable(job):
         return {}
-    parts = split(list(read_conversations(files, job.stage)), job.config.validation_rows, job.seed, files)
-    steps = job.config.epochs * ceil(len(parts.train) / job.config.batch.global_samples)
+    parts = split(list(data_rows(job)), job.config.validation_rows, job.seed, data_files(job))
+    shares = [row.share for row in parts.train]
+    seen = [rows_in_epoch(shares, epoch) for epoch in range(1, job.config.epochs + 1)]
+    steps = sum(ceil(rows / job.config.batch.global_samples) for rows in seen)
+    counted = Counter(shares)
+    weighed = any(share.weight != 1 for share in counted)
+    sources = [f"{share.entry} ({rows:,} x {share.weight:g})" for share, rows in counted.items()] if weighed else []
     return {
+        **({"rows by weight": ", ".join(sources), "rows in an epoch": seen[0]} if sources else {}),
         "rows to train on": len(parts.train),
         "rows held out": len(parts.held_out),
         "epochs": job.config.epochs,

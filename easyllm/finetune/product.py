@@ -6,6 +6,7 @@ from pathlib import Path
 from easyllm.core.artifact import write_whole
 from easyllm.core.tuning.building import Tuned
 from easyllm.core.tuning.saving import save_adapter, save_model, stored_dtype
+from easyllm.finetune import audit_report
 from easyllm.finetune.rows import Rows
 
 
@@ -17,6 +18,9 @@ def write(out: Path, tuned: Tuned, rows: Rows) -> None:
         save_adapter(tuned.model, tuned.saved, out)
         rows.tokenizer.save_pretrained(out)
     write_whole(out / "label_audit.json", json.dumps(rows.audit.as_record(), indent=2, ensure_ascii=False) + "\n")
+    audit_report.write(out, rows.audit, rows.tokenizer, rows.train)
     if rows.held_out:
-        lines = [json.dumps({"messages": e.source.messages}, ensure_ascii=False) + "\n" for e in rows.held_out]
+        # One row each, though a template that rewrites earlier answers makes several examples of it.
+        sources = {id(example.source): example.source for example in rows.held_out}.values()
+        lines = [json.dumps(source.as_row(), ensure_ascii=False) + "\n" for source in sources]
         write_whole(out / "held_out.jsonl", "".join(lines))

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.chat import ensure_template, load_tokenizer, turn_end_id
-from easyllm.core.conversations import read_conversations
-from easyllm.core.errors import refuse
+from easyllm.core.chat import load_tokenizer, turn_end_id
 from easyllm.core.examples import Example, encode
-from easyllm.core.messages import say
-from easyllm.core.progress import note
 from easyllm.core.stage import Job
+from easyllm.finetune import audit_report, template
 from easyllm.finetune.audit import Audit, audit, fitting
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.sources import data_files, data_rows
 from easyllm.finetune.split import split
 
 
@@ -28,31 +26,27 @@ class Rows:
     same: int
     """Rows whose words stand in an earlier row too."""
     decisions: list[Decision]
+    added: tuple[str, ...] = ()
+    """Special tokens that the template is written with and the base's tokenizer lacked."""
 
 
 def prepare(job: Job[FinetuneConfig], directory: Any) -> Rows:
     """Read, split and encode the rows; ``directory`` holds the base's tokenizer. Raises UserError for what is wrong."""
-    tokenizer, template = _tokenizer(directory, job.stage)
-    files = job.inputs["data"].files
-    parts = split(list(read_conversations(files, job.stage)), job.config.validation_rows, job.seed, files)
-    fit, over = fitting(encode(tokenizer, parts.train, job.stage), job.config.sequence_tokens, job.config.too_long)
-    held_out, _ = (
-        fitting(encode(tokenizer, parts.held_out, job.stage), job.config.sequence_tokens, job.config.too_long)
-        if parts.held_out
-        else ([], [])
+    tokenizer, config = load_tokenizer(directory), job.config
+    chosen = template.choose(tokenizer, job)
+    parts = split(list(data_rows(job)), config.validation_rows, job.seed, data_files(job))
+    train, held_out = (
+        fitting(encode(tokenizer, rows, job.stage, config.labels), config.sequence_tokens, config.too_long)
+        if rows
+        else None
+        for rows in (parts.train, parts.held_out)
     )
+    assert train is not None  # split has refused data without rows to train on
     end = turn_end_id(tokenizer)
     assert end is not None  # encode has refused such a template
-    counted = audit(fit, over, end)
-    figures = {"rows": counted.rows, "tokens": counted.tokens, "labels": counted.label_tokens, "share": counted.share}
-    note(say("label_audit", longest=counted.longest_tokens, over=len(over), **figures))
-    return Rows(tokenizer, fit, held_out, counted, parts.same, [parts.decision, *template])
-
-
-def _tokenizer(directory: Any, stage: str) -> tuple[Any, list[Decision]]:
-    tokenizer = load_tokenizer(directory)
-    try:
-        decision = ensure_template(tokenizer)
-    except ValueError as error:
-        raise refuse("TEMPLATE-004", stage=stage, key="finetune.base") from error
-    return tokenizer, [decision] if decision else []
+    counted = audit(train, end, held_out)
+    audit_report.show(counted)
+    tokenizer.chat_template = chosen.saved
+    measured = held_out.kept if held_out else []
+    decisions = [parts.decision, *chosen.decisions]
+    return Rows(tokenizer, train.kept, measured, counted, parts.same, decisions, chosen.added)

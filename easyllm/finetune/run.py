@@ -48,7 +48,8 @@ def run(job: Job[FinetuneConfig]) -> Result:
 def _work(job: Job[FinetuneConfig], directory: Path, rows: Rows, device: str, dtype: str) -> Work:
     config = job.config
     lengths = [len(example.ids) for example in rows.train]
-    steps = order(lengths, config.batch.global_samples, config.epochs, job.seed)[: config.max_steps]
+    shares = [example.source.share for example in rows.train]
+    steps = order(lengths, config.batch.global_samples, config.epochs, job.seed, shares)[: config.max_steps]
     cpu_adam = config.engine == "deepspeed" and config.deepspeed.offload_optimizer == "cpu"
     return Work(
         config=config, directory=directory, seed=job.seed, device=device, dtype=dtype, tokens=len(rows.tokenizer),

@@ -84,8 +84,7 @@ def test_too_long_rows_are_refused_or_left_out_and_never_cut(tmp_path: Path) -> 
         fitting(examples, limit, "refuse")
     (found,) = refused.value.problems
     assert (found.code, found.line, found.params["longest"]) == ("DATA-004", 4, max(len(e.ids) for e in examples))
-    fit, over = fitting(examples, limit, "drop")
-    counted = audit(fit, over, turn_end_id(tokenizer) or -1)
+    counted = audit(fitting(examples, limit, "drop"), turn_end_id(tokenizer) or -1)
     assert [entry["line"] for entry in counted.dropped] == [4]
     assert (counted.rows, counted.rows_without_labels, counted.rows_without_end) == (len(ROWS) - 1, 0, 0)
     with pytest.raises(UserError):

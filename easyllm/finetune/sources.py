@@ -1,0 +1,39 @@
+"""The rows of every entry of finetune.data, each with how often an epoch sees it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from easyllm.core.conversations import Conversation, Share, read_conversations
+from easyllm.core.stage import Job
+from easyllm.finetune.config import FinetuneConfig, Weighted
+
+CHECKED_BYTES = 20_000_000
+"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
+
+
+def _entries(job: Job[FinetuneConfig]) -> list[tuple[str, float]]:
+    """(input, weight): those without a weight are one input together."""
+    weighted = [
+        (f"data.{index}.rows", entry.weight)
+        for index, entry in enumerate(job.config.data)
+        if isinstance(entry, Weighted)
+    ]
+    return [("data", 1.0)] * ("data" in job.inputs) + weighted
+
+
+def data_files(job: Job[FinetuneConfig]) -> list[Path]:
+    return [file for role, _ in _entries(job) for file in job.inputs[role].files]
+
+
+def readable(job: Job[FinetuneConfig]) -> bool:
+    """Whether a check can read the rows now: they are there, and not too many."""
+    there = all(job.ready(role) for role, _ in _entries(job))
+    return there and sum(file.stat().st_size for file in data_files(job)) <= CHECKED_BYTES
+
+
+def data_rows(job: Job[FinetuneConfig]) -> Iterator[Conversation]:
+    """Every row. Raises UserError as ``read_conversations`` does."""
+    for role, weight in _entries(job):
+        for file in job.inputs[role].files:
+            # One share a file, so that a weight holds within each of them and the audit counts each.
+            yield from read_conversations([file], job.stage, Share(f"{role}: {file.name}", weight))
