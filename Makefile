@@ -53,7 +53,7 @@ chat review shell: KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-i
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build shell doctor run check plan corpus pretrain pretrain-megatron pretrain-deepspeed convert \
-  self-instruct review sft2ift finetune finetune-full finetune-lora merge evaluate export serve chat demo lint test \
+  self-instruct review sft2ift finetune finetune-full finetune-lora align merge evaluate export serve chat demo lint test \
   test-docker clean
 
 help: ## this page
@@ -111,6 +111,9 @@ finetune-full: ## the same, every weight (refused until it is built)
 
 finetune-lora: ## the same with LoRA
 	$(EASYLLM) finetune "$(RECIPE)" finetune.method=lora $(ARGS)
+
+align: ## preference pairs and a model to one that prefers what was chosen
+	$(EASYLLM) align "$(RECIPE)" $(ARGS)
 
 merge: ## adapter and base to one model, proven by parity
 	$(EASYLLM) merge "$(RECIPE)" $(ARGS)

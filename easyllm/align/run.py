@@ -17,7 +17,7 @@ from easyllm.align.measure import Measured, log_probs, measure
 from easyllm.align.model import Start, build, find
 from easyllm.align.plan import rate_of, reference_of, steps_of
 from easyllm.align.preferences import read_preferences, split
-from easyllm.align.product import held_out_record, write
+from easyllm.align.product import write
 from easyllm.align.progress import Told
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.batches import padding_id
@@ -66,7 +66,7 @@ def run(job: Job[AlignConfig]) -> Result:
 
     write_curve(curve, job.out)
     _write_report(job, report, rows)
-    write(job.out, tuned, rows.tokenizer, rows.held_out)
+    held_out = write(job.out, tuned, rows.tokenizer, rows.held_out, start)
     rate, why_rate = rate_of(job.config)
     return Result(
         kind=tuned.kind,
@@ -82,7 +82,7 @@ def run(job: Job[AlignConfig]) -> Result:
         records={
             "base": start.base,
             "template": seal(rows.tokenizer) | {"turn_end_id": turn_end_id(rows.tokenizer)},
-            "held_out": held_out_record(rows.held_out),
+            "held_out": held_out,
             "objective": job.config.objective,
             **tuned.records,
         },
