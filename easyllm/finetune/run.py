@@ -26,7 +26,7 @@ def run(job: Job[FinetuneConfig]) -> Result:
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
     rows = prepare(job, directory)
     dtype, why = choose_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    tuned = build(job.config, directory, dtype, job.seed)
+    tuned = build(job.config, directory, dtype, job.seed, len(rows.tokenizer))
     lengths = [len(example.ids) for example in rows.train]
     steps = order(lengths, job.config.batch.global_samples, job.config.epochs, job.seed)
     filler = padding_id(rows.tokenizer)
