@@ -127,7 +127,7 @@ def _quantised_layers(directory: Path, record: Mapping[str, Any] | None) -> set[
 
     model = meta_model(directory)
     how = AutoHfQuantizer.from_config(settings(record))
-    how.preprocess_model(model=model)
+    how.preprocess_model(model=model, device_map=None)
     return {name for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bitLt))}
 
 

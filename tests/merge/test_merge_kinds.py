@@ -90,7 +90,21 @@ def test_the_base_is_dequantised_bit_for_bit_as_transformers_does_it(
     assert moved == (8 if family == "gpt2" else 14)
 
 
+def write_wide(folder: Path) -> None:
+    """The 4-bit kernel of a CPU takes rows by 32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = tiny_tokenizer()
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "max_position_embeddings": 256}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(5)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **shape, **heads, **ids)).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
 def test_qlora_merges_into_what_the_four_bits_stand_for(tmp_path: Path) -> None:
+    write_wide(tmp_path / "base")
     tune(tmp_path, method="qlora")
     report = merged_report(tmp_path)
     assert report["adapter"]["max_logit_difference"] < 1e-5 * report["adapter"]["largest_logit"]
