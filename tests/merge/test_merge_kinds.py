@@ -112,6 +112,7 @@ def test_qlora_merges_into_what_the_four_bits_stand_for(tmp_path: Path) -> None:
 
 
 def test_int8_merges_within_what_its_rounded_activations_allow(tmp_path: Path) -> None:
+    write_wide(tmp_path / "base")
     tune(tmp_path, method="int8")
     report = merged_report(tmp_path)["adapter"]
     assert 0 < report["max_logit_difference"] < 0.05 * report["largest_logit"]
