@@ -48,20 +48,12 @@ def ask_pair(found: Sequence[Source], directory: Path, tokenizer: Any) -> tuple[
         for name, source in zip(names, found, strict=True):
             if name in layer.scaling:
                 layer.scaling[name] *= source.weight
-    _as_in_training(model)
     with model.disable_adapter():
         before = Said(logits(model, prompts(tokenizer)), [])
     pair = ask(model, tokenizer)
     del model
     gc.collect()
     return before, pair
-
-
-def _as_in_training(model: Any) -> None:
-    """On a CPU bitsandbytes has a faster 4-bit kernel for evaluation, which rounds more than the one of training."""
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.training = True
 
 
 def require_change(before: Said, pair: Said, base: str) -> None:

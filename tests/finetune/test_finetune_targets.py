@@ -90,7 +90,7 @@ def test_targets_are_found_in_every_architecture_and_experts_are_told_of(family:
     AutoConfig.for_model(family, **said).save_pretrained(tmp_path)
     found = choose(tmp_path, "auto")
     assert (sorted(found.names), found.left) == (sorted(names), left)
-    assert all(name in str(found.decision.reason) for name in left)
+    assert all(name in found.decision.why for name in left)
     adapted = get_peft_model(meta_model(tmp_path), LoraConfig(target_modules=found.names, task_type="CAUSAL_LM"))
     stands = [name for name, _ in adapted.named_modules() if name.endswith("lora_A.default")]
     assert len(stands) == len(found.paths)

@@ -36,7 +36,10 @@ def load_base(directory: Path, dtype: "torch.dtype", record: Mapping[str, Any] |
     quiet_libraries()
     require_bitsandbytes(stage)
     where: dict[str, Any] = {"dtype": getattr(torch, record["compute_dtype"]), "local_files_only": True}
-    return AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=settings(record), **where).eval()
+    how = settings(record)
+    model = AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=how, **where).eval()
+    _keep_blocks(model)
+    return model
 
 
 def settings(record: Mapping[str, Any]) -> Any:
@@ -50,6 +53,18 @@ def settings(record: Mapping[str, Any]) -> Any:
         load_in_4bit=True, bnb_4bit_quant_type=record["type"], bnb_4bit_use_double_quant=record["double"],
         bnb_4bit_compute_dtype=getattr(torch, record["compute_dtype"]),
     )  # fmt: skip
+
+
+def _keep_blocks(model: Any) -> None:
+    """Leave 4-bit weights as they were quantised.
+
+    On CPUs with AVX-512 BF16 bitsandbytes' Linear4bit.forward lays them out anew at the first answer without a
+    gradient, rounds their scales to bf16 for good, and refuses layers whose outputs are no multiple of 32: after a
+    look at the held-out rows training would go on with another base, and the merge would take a third one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def require_bitsandbytes(stage: str) -> None:
