@@ -169,8 +169,8 @@ def to_megatron(model: Path, out: Path) -> None:
 
 def to_hf(checkpoint: Path, out: Path) -> None:
     from easyllm.convert.foreign import open_checkpoint
-    from easyllm.convert.write_hf import write_shards
     from easyllm.core.families.mapping import AsHf
+    from easyllm.core.families.shards import write_shards
 
     opened = open_checkpoint(checkpoint)
     write_shards(AsHf(opened.weights, opened.architecture), out, SHARD_MB * MEGA)

@@ -39,8 +39,8 @@ def _clear(out: Path) -> None:
 def _to_hf(job: Job[ConvertConfig]) -> Result:
     from easyllm.convert.foreign import open_checkpoint
     from easyllm.convert.hf_model import write_config
-    from easyllm.convert.write_hf import write_shards
     from easyllm.core.families.mapping import AsHf
+    from easyllm.core.families.shards import write_shards
 
     source = job.inputs["checkpoint"]
     if source.path is None or source.digest is None:
@@ -95,8 +95,8 @@ def _stock(made: Any, a: Any, family: Any, directory: Path, out: Path) -> Path:
     if family.written_as is None:
         return directory
     from easyllm.convert.hf_model import write_config
-    from easyllm.convert.write_hf import write_shards
     from easyllm.core.families.mapping import AsHf
+    from easyllm.core.families.shards import write_shards
 
     plain = out / f".{family.written_as}"
     plain.mkdir()

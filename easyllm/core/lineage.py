@@ -36,15 +36,30 @@ def trace(path: Path) -> dict[str, Any]:
         "ended": manifest.ended,
         "versions": manifest.versions,
         "inputs": inputs,
+        **({"made_of": manifest.records["made_of"]} if "made_of" in manifest.records else {}),
     }
 
 
 def text(tree: dict[str, Any], indent: str = "") -> str:
     """The tree as lines, newest first."""
     lines = f"{indent}{tree['stage']} ({tree['kind']})  {tree['path']}  {tree['digest'][:12]}  {tree['ended']}\n"
+    lines += _made_of(tree.get("made_of"), indent + "  ")
     for role, entry in tree["inputs"].items():
         mark = "  " + say("changed_since") if entry["changed"] else ""
         lines += f"{indent}  {role}: {entry['ref']}  {(entry['digest'] or '')[:12]}{mark}\n"
         if entry["from"]:
             lines += text(entry["from"], indent + "    ")
+    return lines
+
+
+def _made_of(found: dict[str, Any] | None, indent: str) -> str:
+    """What merged weights are made of, one line an adapter."""
+    if found is None:
+        return ""
+    base = found["base"]
+    licence = f"  {base['licence']}" if base["licence"] else ""
+    lines = f"{indent}{say('made_of')}: {base['ref']}  {base['digest'][:12]}{licence}\n"
+    for entry in found["adapters"]:
+        how = f" ({entry['method']})" if entry["method"] else ""
+        lines += f"{indent}  + {entry['weight']:g} x {entry['ref']}{how}  {entry['digest'][:12]}\n"
     return lines

@@ -6,28 +6,36 @@ from typing import Any
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.core.tuning.layers import read_header
 from easyllm.merge.config import MergeConfig
+from easyllm.merge.sources import sources
 
 BYTES_PER_FP32 = 4
 
 
 def plan(job: Job[MergeConfig]) -> Plan:
     """Base, disk and memory where the adapter exists; its name otherwise."""
-    adapter = job.inputs["adapter"]
+    found = sources(job)
+    several = job.config.adapters
+    names = " + ".join(f"{s.weight:g} x {s.input.ref}" for s in found) if several else found[0].input.ref
+    figures: dict[str, Any] = {"adapters" if several else "adapter": names}
     decisions = [Decision("compute", "float32", say("why_merge_fp32"))]
-    if adapter.manifest is None:
-        return Plan({"adapter": adapter.ref}, decisions=decisions)
-    base = adapter.manifest.records["base"]
-    figures: dict[str, Any] = {"adapter": adapter.ref, "base": base["ref"]}
-    weights = _weight_bytes(base["path"])
-    return Plan(figures, decisions=decisions, disk_bytes=weights, memory_bytes=weights * 2)
-
-
-def _weight_bytes(path: str | None) -> int:
-    """Bytes of the base's weights as fp32 safetensors would hold them; 0 where they are not on this disk yet."""
-    if path is None:
-        return 0
-    place = Path(path)
-    if place.suffix == ".gguf" and place.is_file():
-        return place.stat().st_size * 32 // 4  # a 4-bit file at most grows by that much
-    return sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    if any(source.input.manifest is None for source in found):
+        return Plan(figures, decisions=decisions)
+    base = found[0].records["base"]
+    figures["base"] = base["ref"]
+    path = Path(base["path"]) if base["path"] else None
+    header = read_header(path)
+    if header is None or path is None:
+        return Plan(figures, decisions=decisions)
+    whole = header.parameters * BYTES_PER_FP32
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else whole
+    largest = max(header.size(name) for name in header.shapes) * BYTES_PER_FP32
+    writing = min(stored, int(job.config.shard_gb * 1e9)) + 3 * largest
+    # The weights in the base's precision, and in fp32 until both have been compared. Then one model at a time.
+    return Plan(
+        figures,
+        decisions=[*decisions, Decision("parity", "float32", say("why_merge_whole"))],
+        disk_bytes=stored + (whole if stored < whole else 0),
+        memory_bytes=max(writing, whole),
+    )

@@ -1,7 +1,8 @@
-"""An adapter and its base become one model: proven equal to the pair, and unequal to the base."""
+"""Adapters and their base become one model: proven equal to the pair, and unequal to the base."""
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,81 +10,84 @@ import torch
 
 from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.chat import load_tokenizer, seal
-from easyllm.core.errors import failed
+from easyllm.core.errors import UserError, failed
+from easyllm.core.families.shards import write_shards
+from easyllm.core.families.weights import HfFiles
 from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
-from easyllm.core.parity import Parity, compare
+from easyllm.core.parity import compare
 from easyllm.core.stage import Job, Result
-from easyllm.core.tuning.adapted import load_adapted
-from easyllm.core.tuning.saving import save_model, stored_dtype
+from easyllm.core.tuning.saving import save_beside
+from easyllm.core.tuning.targets import meta_model
+from easyllm.merge.checks import check
 from easyllm.merge.config import MergeConfig
-from easyllm.merge.probes import logits, prompts
+from easyllm.merge.made_of import made_of
+from easyllm.merge.proof import Proof, Said, ask, ask_pair, require_change
+from easyllm.merge.sources import sources
+from easyllm.merge.weights import Merged, changes_nothing
 
-TOLERANCE = 5e-3
-"""Merging reorders sums: fp32 logits of a 135M model moved by 4e-4 here, where the adapter had moved them by 36."""
-TOLERANCE_INT8 = 0.05
-"""Of the largest logit, to the model with its base in 8 bits: that one rounds activations too, the merged one none."""
+EXACT = ".exact"
+"""The merged weights in fp32, beside those in the base's precision, until both have been compared."""
 
 
 def run(job: Job[MergeConfig]) -> Result:
     """A model directory that stock transformers loads, with tokenizer, template, generation config and parity."""
     quiet_libraries()
-    adapter = job.inputs["adapter"]
-    assert adapter.path is not None  # the pipeline runs a stage only when its inputs are there
-    assert adapter.manifest is not None
-    records = adapter.manifest.records
-    base = recorded_base(records["base"], job.cache_dir, job.stage, "merge.adapter")
+    problems = check(job)
+    if problems:
+        raise UserError(*problems)
+    found = sources(job)
+    records = found[0].records
+    base = recorded_base(records["base"], job.cache_dir, job.stage, found[0].key)
     directory = local_model(base, job.cache_dir, job.stage)
-    tokenizer = load_tokenizer(adapter.path)
+    if changes_nothing(found):
+        raise failed("MERGE-001", stage="merge", base=base.ref)
+    tokenizer = load_tokenizer(found[0].path)
 
-    ids = prompts(tokenizer)
-    with_adapter = _trained(adapter.path, records, directory, ids)
-    # Into the 8 or 4 bits themselves nothing is merged: that would round the sum once more, by 2 to 20 %.
-    model = load_adapted(adapter.path, records, directory, torch.float32, dequantised=True)
-    with model.disable_adapter():
-        before = logits(model, ids)
-    model = model.merge_and_unload()
-    merged = logits(model, ids)
-    require_change(before, merged, base.ref)
-    parity = _parity(merged, with_adapter, records).require()
-
-    dtype = stored_dtype(directory)
-    _round(model, dtype)
-    kept = logits(model, ids)
-    ends = save_model(model.to(dtype), tokenizer, directory, job.out)
-    del model
-    gc.collect()
-    files = compare(logits(load_model(job.out, torch.float32), ids), kept, ("files", "merged"), TOLERANCE).require()
+    dtypes = _write(job, directory)
+    ends = save_beside(tokenizer, directory, job.out)
     _require_seal(job.out, records["template"]["hash"])
-    return _result(job, records, parity, files, compare(merged, before, ("merged", "base"), TOLERANCE), dtype, ends)
+    proof = _prove(job, directory, tokenizer)
+    shutil.rmtree(job.out / EXACT, ignore_errors=True)
+    return _result(job, made_of(found, directory), proof, dtypes, ends)
 
 
-def _trained(adapter: Path, records: dict[str, Any], directory: Path, ids: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of the model as it was trained, its base quantised if it was; nothing of it stays in memory."""
-    model = load_adapted(adapter, records, directory, torch.float32)
-    found = logits(model, ids)
+def _write(job: Job[MergeConfig], directory: Path) -> list[str]:
+    """The merged weights, and the exact ones where the base's precision rounds them; gives the dtypes written."""
+    found, weights = sources(job), HfFiles(directory)
+    for old in [*job.out.glob("*.safetensors"), *job.out.glob("*.index.json")]:
+        old.unlink()  # of a merge that was cut
+    shutil.rmtree(job.out / EXACT, ignore_errors=True)
+    config = meta_model(directory, found[0].records.get("vocabulary")).config
+    config.use_cache = True
+    shard_bytes = int(job.config.shard_gb * 1e9)
+    config.save_pretrained(job.out)
+    write_shards(Merged(weights, directory, found), job.out, shard_bytes, label="merge")
+    dtypes = sorted({str(weights.dtype(name)).removeprefix("torch.") for name in weights.names()})
+    if dtypes != ["float32"]:
+        (job.out / EXACT).mkdir()
+        config.save_pretrained(job.out / EXACT)
+        write_shards(Merged(weights, directory, found, exact=True), job.out / EXACT, shard_bytes, label="merge")
+    return dtypes
+
+
+def _prove(job: Job[MergeConfig], directory: Path, tokenizer: Any) -> Proof:
+    """One model is in memory at a time."""
+    found = sources(job)
+    before, pair = ask_pair(found, directory, tokenizer)
+    require_change(before, pair, found[0].records["base"]["ref"])
+    exact = job.out / EXACT
+    rounded = _ask_files(job.out, tokenizer)
+    merged = _ask_files(exact, tokenizer) if exact.is_dir() else rounded
+    return Proof(before, pair, merged, rounded, found[0].records.get("quantisation"))
+
+
+def _ask_files(directory: Path, tokenizer: Any) -> Said:
+    model = load_model(directory, torch.float32)
+    said = ask(model, tokenizer)
     del model
     gc.collect()
-    return found
-
-
-def _parity(merged: list[torch.Tensor], with_adapter: list[torch.Tensor], records: dict[str, Any]) -> Parity:
-    names = ("merged", "base with adapter")
-    if (records.get("quantisation") or {}).get("bits") == 8:
-        return compare(merged, with_adapter, names, TOLERANCE_INT8, relative=True, top1_required=False)
-    return compare(merged, with_adapter, names, TOLERANCE)
-
-
-def require_change(before: list[torch.Tensor], merged: list[torch.Tensor], base: str) -> None:
-    """StageFailed when the adapter changes nothing: such a merge would pass its parity and be worthless."""
-    if all(torch.equal(a, b) for a, b in zip(before, merged, strict=True)):
-        raise failed("MERGE-001", stage="merge", base=base)
-
-
-def _round(model: Any, dtype: torch.dtype) -> None:
-    """Round the weights to what ``dtype`` holds; they stay fp32, and so do the position tables beside them."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype).float()
+    return said
 
 
 def _require_seal(out: Path, wanted: str) -> None:
@@ -92,26 +96,35 @@ def _require_seal(out: Path, wanted: str) -> None:
         raise failed("MERGE-002", stage="merge", found=found[:12], wanted=wanted[:12])
 
 
-def _result(
-    job: Job[MergeConfig], records: dict[str, Any], parity: Parity, files: Parity, change: Parity,
-    dtype: torch.dtype, ends: list[int],
-) -> Result:  # fmt: skip
-    report = {"adapter": parity.as_record(), "files": files.as_record()}
+def _result(job: Job[MergeConfig], origin: dict[str, Any], proof: Proof, dtypes: list[str], ends: list[int]) -> Result:
+    found = sources(job)
+    parity = proof.require()
+    change = compare(proof.merged.logits, proof.before.logits, ("merged", "base"), proof.tolerance)
+    rounding = proof.rounding()
+    report = {"adapter": parity.as_record(), "rounding": rounding, "greedy": proof.greedy()}
     write_whole(job.out / "parity.json", json.dumps(report, indent=2) + "\n")
-    adapter = job.inputs["adapter"]
-    lineage = {"adapter": str(adapter.path), "held_out": records["held_out"]["path"]}
+    first = found[0]
+    lineage = {"adapter": str(first.path), "held_out": first.records["held_out"]["path"]}
     return Result(
         kind="model",
         metrics={
             "parity_max_logit_difference": parity.max_logit_difference,
             "parity_top1_agreement": parity.top1_agreement,
-            "files_max_logit_difference": files.max_logit_difference,
+            "greedy_agreement": report["greedy"]["merged"],
+            "rounding_max_logit_difference": rounding["max_logit_difference"],
+            "rounding_top1_agreement": rounding["top1_agreement"],
             "change_max_logit_difference": change.max_logit_difference,
             "change_top1_agreement": change.top1_agreement,
         },
         decisions=[
-            Decision("dtype", str(dtype).removeprefix("torch."), say("why_base_dtype")),
+            Decision("dtype", ", ".join(dtypes), say("why_base_dtype")),
             Decision("end_token_ids", ends, say("why_end_tokens")),
         ],
-        records={"base": records["base"], "template": records["template"], "parity": report, "lineage": lineage},
+        records={
+            "base": first.records["base"],
+            "template": first.records["template"],
+            "made_of": origin,
+            "parity": report,
+            "lineage": lineage,
+        },
     )

@@ -7,10 +7,10 @@ import torch
 
 from easyllm.convert.foreign import open_checkpoint
 from easyllm.convert.torch_dist import TorchDist
-from easyllm.convert.write_hf import write_shards
 from easyllm.convert.write_megatron import write_checkpoint
 from easyllm.core.families.config import read_architecture
 from easyllm.core.families.mapping import AsHf, AsMegatron
+from easyllm.core.families.shards import write_shards
 from easyllm.core.families.weights import HfFiles, Weights
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.files import SAVED

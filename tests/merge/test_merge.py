@@ -22,7 +22,11 @@ def test_the_merged_model_answers_as_base_and_adapter_do(tmp_path: Path, family:
     manifest = publish(make_job(tmp_path, "merge", {}))
     out = tmp_path / "run" / "merge"
     assert manifest.kind == "model"
-    assert all(report["holds"] for report in json.loads((out / "parity.json").read_text()).values())
+    report = json.loads((out / "parity.json").read_text())
+    assert report["adapter"]["holds"]
+    assert report["greedy"]["merged"] == 1.0
+    assert (report["rounding"]["max_logit_difference"] > 0) == (dtype == "bfloat16")
+    assert not list(out.glob(".*"))
     merged, base = load_model(out, torch.float32), load_model(tmp_path / "base", torch.float32)
     ids = torch.tensor([[3, 77, 120, 9, 40]])
     with torch.no_grad():

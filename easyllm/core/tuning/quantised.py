@@ -31,22 +31,28 @@ def load_base(directory: Path, dtype: "torch.dtype", record: Mapping[str, Any] |
     if record is None:
         return load_model(directory, dtype)
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     quiet_libraries()
     require_bitsandbytes(stage)
-    compute = getattr(torch, record["compute_dtype"])
-    if record["bits"] == 8:
-        how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=record["threshold"])
-    else:
-        how = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=record["type"], bnb_4bit_use_double_quant=record["double"],
-            bnb_4bit_compute_dtype=compute,
-        )  # fmt: skip
-    where: dict[str, Any] = {"dtype": compute, "local_files_only": True}
+    where: dict[str, Any] = {"dtype": getattr(torch, record["compute_dtype"]), "local_files_only": True}
+    how = settings(record)
     model = AutoModelForCausalLM.from_pretrained(str(directory), quantization_config=how, **where).eval()
     _keep_blocks(model)
     return model
+
+
+def settings(record: Mapping[str, Any]) -> Any:
+    """transformers' own form of ``record``."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if record["bits"] == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=record["threshold"])
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=record["type"], bnb_4bit_use_double_quant=record["double"],
+        bnb_4bit_compute_dtype=getattr(torch, record["compute_dtype"]),
+    )  # fmt: skip
 
 
 def _keep_blocks(model: Any) -> None:

@@ -30,9 +30,14 @@ class Targets:
         return {"names": self.names, "layers": len(self.paths), "paths": self.paths, "left": self.left}
 
 
-def meta_model(directory: Path) -> Any:
-    """The model of ``directory`` without its weights: every layer in its place, no memory."""
+def meta_model(directory: Path, vocabulary: int | None = None) -> Any:
+    """The model of ``directory`` without its weights: every layer in its place, no memory.
+
+    With at least ``vocabulary`` rows of embeddings.
+    """
     config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    text = config.get_text_config()
+    text.vocab_size = max(text.vocab_size, vocabulary or 0)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 

@@ -13,10 +13,12 @@ from easyllm.core.progress import progress
 PATTERN = "model{suffix}.safetensors"
 
 
-def write_shards(weights: Weights, out: Path, shard_bytes: int, dtype: torch.dtype | None = None) -> int:
+def write_shards(
+    weights: Weights, out: Path, shard_bytes: int, dtype: torch.dtype | None = None, label: str = "convert"
+) -> int:
     """model.safetensors, or shards with their index, into ``out``; gives the bytes of the largest file.
 
-    Weights are written in ``dtype``, or as they are stored.
+    Weights are written in ``dtype``, or as they are stored. ``label`` names the progress bar.
     """
     # On the meta device: sizes without numbers.
     empty = {
@@ -27,7 +29,7 @@ def write_shards(weights: Weights, out: Path, shard_bytes: int, dtype: torch.dty
     total = sum(tensor.nbytes for tensor in empty.values())
     numbers = sum(tensor.numel() for tensor in empty.values())
     largest = 0
-    with progress("convert", numbers, "weights") as bar:
+    with progress(label, numbers, "weights") as bar:
         for file, names in split.filename_to_tensors.items():
             tensors = {}
             for name in names:
