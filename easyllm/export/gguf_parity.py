@@ -86,8 +86,8 @@ def prove_gguf(path: Path, kind: Gguf, told: Reference, tokenizer: Any, scratch:
     asked = texts(tokenizer)
     request = {
         "gguf": str(path), "threads": torch.get_num_threads(), "vocabulary": told.log_probabilities.shape[1],
-        "ids": told.ids, "positions": told.positions, "texts": asked, "conversations": [said for said, _ in conversations],
-        "greedy": told.greedy, "greedy_tokens": GREEDY_TOKENS,
+        "ids": told.ids, "positions": told.positions, "texts": asked,
+        "conversations": [said for said, _ in conversations], "greedy": told.greedy, "greedy_tokens": GREEDY_TOKENS,
     }  # fmt: skip
     found, theirs = _ask(request, scratch)
     if found["texts"] != [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]:
