@@ -42,7 +42,7 @@ class ExportConfig(Section):
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage (merge, convert, a full finetune), a directory, hf:, modelscope: or package:NAME."""
     layouts: list[Literal["v4"]] = Field(default=["v4"])
-    """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7: they read what transformers 5 saves wrongly."""
+    """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7, which read wrongly what 5 saves."""
     v4_packages: str | None = None
     """Folder with transformers 4.51.3 of its own, in which layout v4 is proven. Unset: the one in the cache, if any."""
     gguf: list[Gguf] = Field(default=[])

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 
 from easyllm.core.errors import StageFailed
@@ -72,13 +71,10 @@ def test_a_tokenizer_the_converter_cannot_say_ends_in_its_own_words(tmp_path: Pa
 
 def test_a_file_that_llama_cpp_cannot_run_ends_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF, or so it says")
-    rows = numpy.zeros((1, 4), numpy.float32)
-    told = gguf_parity.Reference([[1, 2]], [[0]], rows, [1], [2])
+    asked: dict[str, Any] = {"gguf": str(tmp_path / "x.gguf"), "threads": 1, "vocabulary": 4, "greedy": [1]}
+    asked |= {"ids": [[1, 2]], "positions": [[0]], "texts": [], "conversations": [], "greedy_tokens": 1}
     with pytest.raises(StageFailed, match="EXPORT-012"):
-        gguf_parity._ask(
-            {"gguf": str(tmp_path / "x.gguf"), "threads": 1, "vocabulary": 4, "ids": told.ids, "positions": told.positions,
-             "texts": [], "conversations": [], "greedy": told.greedy, "greedy_tokens": 1}, tmp_path
-        )  # fmt: skip
+        gguf_parity._ask(asked, tmp_path)
 
 
 def test_q4_k_m_gives_more_bits_where_llama_cpp_does() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.models import load_model
-from easyllm.env.runtime import read_pins
+from easyllm.env.bootstrap import read_pins
 from easyllm.export.isolated import read_isolated
 from easyllm.export.v4 import READER, v4_config, v4_tokenizer_config
 from tiny_families import make_model
