@@ -54,7 +54,7 @@ def prove_v4(
     """Logits to 1e-4, every token id and every rendered conversation the same, or StageFailed."""
     golden: list[dict[str, Any]] = seal(tokenizer)["golden"] if tokenizer.chat_template else []
     golden = [entry for entry in golden if entry["ids"] is not None]
-    request = {"ids": ids, "texts": texts(tokenizer), "conversations": golden}
+    request: dict[str, Any] = {"ids": ids, "texts": texts(tokenizer), "conversations": golden}
     found = read_isolated(v4, packages, request, scratch)
     if found["versions"]["transformers"] != READER["transformers"]:
         what = found["versions"]["transformers"]
