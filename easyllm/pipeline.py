@@ -56,7 +56,7 @@ class Recipe(Section):
     finetune: FinetuneConfig | None = None
     """Instruction rows and a model to an adapter."""
     align: AlignConfig | None = None
-    """Preference pairs and a model to a better model (not built yet)."""
+    """Preference pairs and a model to one that prefers what was chosen."""
     merge: MergeConfig | None = None
     """Adapter and base to one model."""
     evaluate: EvaluateConfig | None = None
