@@ -92,7 +92,9 @@ def _training(history: list[tuple[Manifest, dict[str, Any]]], curve: bool) -> st
             continue
         rows += [f"### {manifest.stage}", "| setting | value |\n|---|---|\n" + "\n".join(_settings(manifest.config))]
         rows += ["| data | sha256 |\n|---|---|\n" + "\n".join(_data(inputs))] if inputs else []
-        figures = [f"| {name} | {value} |" for name, value in manifest.metrics.items() if isinstance(value, int | float)]
+        figures = [
+            f"| {name} | {value} |" for name, value in manifest.metrics.items() if isinstance(value, int | float)
+        ]
         rows += ["| figure | value |\n|---|---|\n" + "\n".join(figures)] if figures else []
     rows += [f"![training loss]({CURVE})"] if curve else []
     return "\n\n".join(rows) if len(rows) > 1 else ""
@@ -144,9 +146,11 @@ def _loading(facts: Facts) -> str:
     name = facts.config.hub.repo if facts.config.hub else "PATH"
     parts = [
         "## How to load it",
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n```',
+        (
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n```'
+        ),
     ]
     if facts.config.layouts:
         parts += [f"```sh\ntext-generation-launcher --model-id {name}\n```"]

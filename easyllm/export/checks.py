@@ -23,8 +23,8 @@ def check(job: Job[ExportConfig]) -> list[Problem]:
     missing = [name for name in ("config.json", "tokenizer.json") if not (directory / name).is_file()]
     missing += [] if weight_files(directory) else ["safetensors"]
     if missing:
-        here = {"path": str(directory), "what": ", ".join(missing)}
-        return [*problems, problem("EXPORT-001", stage=job.stage, key="export.model", **here)]
+        key, what = "export.model", ", ".join(missing)
+        return [*problems, problem("EXPORT-001", stage=job.stage, key=key, path=str(directory), what=what)]
     return problems + _layout(job, directory) + _architecture(job, directory)
 
 

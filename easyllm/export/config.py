@@ -15,13 +15,13 @@ class Card(Section):
 
     license: str | None = None
     """Licence of the model, as the hub names it (apache-2.0, mit, other, ...). Unset: the base's own card is asked."""
-    language: list[str] = []
+    language: list[str] = Field(default=[])
     """Languages it speaks, such as en and zh."""
     base_model: str | None = None
     """Hub name of the model it was made from, such as HuggingFaceTB/SmolLM2-135M-Instruct."""
-    datasets: list[str] = []
+    datasets: list[str] = Field(default=[])
     """Hub names of the data sets it was trained on."""
-    tags: list[str] = []
+    tags: list[str] = Field(default=[])
     """More words to find it by."""
     title: str | None = None
     """Heading of the card. Unset: the recipe's name."""
@@ -40,12 +40,12 @@ class ExportConfig(Section):
     """A model in the forms that other programs read, each proven to say the same, and a folder ready for a hub."""
 
     model: Annotated[str, Takes("model", "model")] = "merge"
-    """The model: a stage (merge, convert, finetune with method full), a directory, hf:, modelscope: or package:NAME."""
-    layouts: list[Literal["v4"]] = ["v4"]
-    """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7, which read what transformers 5 saves wrongly."""
+    """The model: a stage (merge, convert, a full finetune), a directory, hf:, modelscope: or package:NAME."""
+    layouts: list[Literal["v4"]] = Field(default=["v4"])
+    """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7, which read wrongly what 5 saves."""
     v4_packages: str | None = None
     """Folder with transformers 4.51.3 of its own, in which layout v4 is proven. Unset: the one in the cache, if any."""
-    gguf: list[Gguf] = []
+    gguf: list[Gguf] = Field(default=[])
     """GGUF files for llama.cpp, each proven in llama.cpp itself."""
     card: Card = Card()
     """Fields of the model card."""

@@ -52,8 +52,9 @@ def prove_v4(
     v4: Path, packages: Path, tokenizer: Any, ids: list[list[int]], ours: list[torch.Tensor], scratch: Path
 ) -> Parity:
     """Logits to 1e-4, every token id and every rendered conversation the same, or StageFailed."""
-    golden = [entry for entry in seal(tokenizer)["golden"] if entry["ids"] is not None] if tokenizer.chat_template else []
-    request = {"ids": ids, "texts": texts(tokenizer), "conversations": golden}
+    golden: list[dict[str, Any]] = seal(tokenizer)["golden"] if tokenizer.chat_template else []
+    golden = [entry for entry in golden if entry["ids"] is not None]
+    request: dict[str, Any] = {"ids": ids, "texts": texts(tokenizer), "conversations": golden}
     found = read_isolated(v4, packages, request, scratch)
     if found["versions"]["transformers"] != READER["transformers"]:
         what = found["versions"]["transformers"]

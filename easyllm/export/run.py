@@ -25,7 +25,7 @@ SCRATCH = ".scratch"
 
 
 def run(job: Job[ExportConfig]) -> Result:
-    """v4/, gguf/ and hub/: weights are linked where the disk allows it. A form that says something else stops it all."""
+    """v4/, gguf/ and hub/, weights linked where the disk allows it. A form that says something else stops it all."""
     quiet_libraries()
     _start_anew(job.out)
     model = local_model(job.inputs["model"], job.cache_dir, job.stage)

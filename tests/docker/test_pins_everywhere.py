@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from easyllm.env.bootstrap import NO_DEPENDENCIES, PINS, python_pins, read_pins
 from easyllm.env.stages import read_stages
+from easyllm.export.v4 import READER
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
@@ -66,6 +67,7 @@ def code_problems(pins: dict[str, str]) -> list[str]:
     """Pins that a program asks for by name."""
     programs = [path.read_text("utf-8") for path in sorted((ROOT / "easyllm" / "env").glob("*.py"))]
     asked = {name for text in programs for name in re.findall(r"""\bpins(?:\[|\.get\()"([A-Z_]+)"[\]),]""", text)}
+    asked |= {"V4_" + name.upper().replace("-", "_") for name in READER}
     return [f"a program asks for {name}" for name in sorted(asked) if name not in pins]
 
 

@@ -1,0 +1,64 @@
+"""The card says what the manifests say, in front matter that huggingface_hub reads, and no path of this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from easyllm.core.artifact import Decision
+from easyllm.export.card import nameless
+from easyllm.export.licence import licence_of
+from tiny_tune import make_job, publish, tune, write_base
+
+
+@pytest.mark.slow
+def test_the_card_of_a_merged_model_tells_its_whole_life(tmp_path: Path) -> None:
+    tune(tmp_path, validation_rows=2)
+    publish(make_job(tmp_path, "merge", {}))
+    scores = publish(make_job(tmp_path, "evaluate", {"prompts": ["What colour is the door?"]}))
+    asked = {
+        "license": "mit",
+        "language": ["en", "zh"],
+        "base_model": "org/base",
+        "datasets": ["org/rows"],
+        "about": "Small.",
+    }
+    job = make_job(tmp_path, "export", {"scores": "evaluate", "card": asked, "hub": {"repo": "org/tiny"}})
+    manifest = publish(job)
+    hub = tmp_path / "run" / "export" / "hub"
+    text = (hub / "README.md").read_text("utf-8")
+    card = ModelCard(text)
+    assert (card.data.license, card.data.language, card.data.base_model) == ("mit", ["en", "zh"], "org/base")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
+    assert any(result.metric_type.startswith("tuned_") for result in card.data.eval_results)
+    for stage in ("finetune", "merge"):
+        assert json.loads((tmp_path / "run" / stage / "manifest.json").read_text())["digest"] in text
+    assert "| learning_rate | 0.01 |" in text
+    assert "rows.jsonl" in text
+    assert "(loss_curve.png)" in text
+    assert (hub / "loss_curve.png").is_file()
+    assert all(f"| {name} |" in text for name, value in scores.metrics.items() if isinstance(value, float))
+    assert 'from_pretrained("org/tiny")' in text
+    assert str(tmp_path) not in text
+    assert not any(str(tmp_path) in f.read_text("utf-8") for f in hub.glob("*.json"))
+    assert not (hub / "manifest.json").exists()
+    assert "*.gguf filter=lfs" in (hub / ".gitattributes").read_text()
+    assert [d.value for d in manifest.decisions if d.what == "layout v4"] == ["not proven"]
+    assert "was not proven" in text
+
+
+def test_the_licence_is_that_of_the_bases_own_card(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    job = make_job(tmp_path, "export", {"model": "base"})
+    assert licence_of(job) is None
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Base\n")
+    found = licence_of(job)
+    assert found is not None
+    assert Decision("license", *found).value == "apache-2.0"
+
+
+def test_a_path_of_this_machine_is_only_a_name() -> None:
+    assert [nameless(text) for text in ("/home/me/rows.jsonl", "data/rows.jsonl", "hf:org/name")] == [
+        "rows.jsonl", "data/rows.jsonl", "hf:org/name",
+    ]  # fmt: skip
