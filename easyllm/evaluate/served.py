@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -20,7 +21,9 @@ class Served:
         self._endpoint, self._ends, self._stage = endpoint, ends, stage
         key = os.environ.get(endpoint.key_variable) if endpoint.key_variable else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=endpoint.timeout_seconds)
+        # A proxy that the environment names cannot reach this machine's own addresses.
+        proxies = urlsplit(endpoint.base_url).hostname not in ("127.0.0.1", "localhost", "::1")
+        self._client = httpx.Client(headers=headers, timeout=endpoint.timeout_seconds, trust_env=proxies)
 
     def close(self) -> None:
         self._client.close()
