@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.examples import IGNORED, Example
 from easyllm.core.progress import Progress
@@ -22,7 +23,7 @@ class Served:
         key = os.environ.get(endpoint.key_variable) if endpoint.key_variable else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # A proxy that the environment names cannot reach this machine's own addresses.
-        proxies = urlsplit(endpoint.base_url).hostname not in ("127.0.0.1", "localhost", "::1")
+        proxies = not is_loopback(urlsplit(endpoint.base_url).hostname or "")
         self._client = httpx.Client(headers=headers, timeout=endpoint.timeout_seconds, trust_env=proxies)
 
     def close(self) -> None:

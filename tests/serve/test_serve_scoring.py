@@ -92,23 +92,3 @@ def test_an_endpoint_that_cannot_score_is_refused(
     monkeypatch.setattr(openai_routes, "choice", lambda *_: {"logprobs": None})
     with pytest.raises(UserError, match="EVAL-017"):
         evaluate(folder, serve_model, f"{served.url}/v1")
-
-
-def test_lm_evals_own_client_scores_against_the_server(served: Any, serve_model: Path) -> None:
-    pytest.importorskip("tenacity")
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    client = LocalCompletionsAPI(
-        base_url=f"{served.url}/v1/completions", model="tiny-chat", tokenizer=str(serve_model),
-        tokenizer_backend="huggingface", num_concurrent=1, max_retries=1,
-    )  # fmt: skip
-    pairs = [("the sea", " and the ship"), ("灯塔", "的光")]
-    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
-    found = client.loglikelihood(asked)
-    for (context, following), (value, _) in zip(pairs, found, strict=True):
-        given, whole = (served.tokenizer.encode(text) for text in (context, context + following))
-        with torch.inference_mode():
-            values = served.desk.model.model(torch.tensor([whole])).logits[0].log_softmax(-1)
-        own = sum(float(values[place - 1, whole[place]]) for place in range(len(given), len(whole)))
-        assert value == pytest.approx(own, abs=1e-3)
