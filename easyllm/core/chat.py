@@ -4,24 +4,19 @@ Training, merging and serving must render a conversation to exactly the same ids
 conversations and hashes the ids; whoever holds the record can prove his own tokenizer against it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from easyllm.core.artifact import Decision
 from easyllm.core.conversations import Message
 from easyllm.core.digest import of_value
 from easyllm.core.messages import say
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '### ' + message['role'] + '\\n' + (message['content'] | trim) + eos_token + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
-)
-"""For a base without a template: needs no new token, only the end-of-text token every tokenizer has."""
+from easyllm.core.templates import our_template, portable
 
 GOLDEN: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "What is the capital of France?"},),
@@ -53,6 +48,28 @@ def render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool)
     return list(ids)
 
 
+def render_text(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], add_generation_prompt: bool) -> str:
+    """The text whose ids ``render`` gives."""
+    text: str = tokenizer.apply_chat_template(
+        list(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt, tokenize=False
+    )
+    return text
+
+
+def render_spans(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any]
+) -> tuple[str, list[tuple[int, int]]]:
+    """A whole conversation as text, and where the template's {% generation %} blocks stand in it."""
+    texts, spans = render_jinja_template(
+        conversations=[[{key: value for key, value in message.items() if value is not None} for message in messages]],
+        tools=list(tools) or None,
+        chat_template=tokenizer.chat_template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    return texts[0], list(spans[0])
+
+
 def ensure_template(tokenizer: Any) -> Decision | None:
     """Give a tokenizer without a chat template our plain one, in place; the decision says so, None if it had one.
 
@@ -62,7 +79,7 @@ def ensure_template(tokenizer: Any) -> Decision | None:
         return None
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer has neither a chat template nor an end-of-text token")
-    tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.chat_template = portable(our_template("plain"))
     return Decision("chat_template", "plain", say("why_plain_template", end=tokenizer.eos_token))
 
 
@@ -70,7 +87,10 @@ def turn_end_id(tokenizer: Any) -> int | None:
     """The special token with which the template closes an answer, None where it closes it with text only."""
     question: list[Message] = [{"role": "user", "content": "a"}]
     answered = [*question, {"role": "assistant", "content": "b"}]
-    tail = render(tokenizer, answered, False)[len(render(tokenizer, question, True)) :]
+    whole, prompt = render(tokenizer, answered, False), render(tokenizer, question, True)
+    # A prompt may hold more than an answer's beginning (an open <think>): the tail begins where they part.
+    same = next((at for at, (one, other) in enumerate(zip(whole, prompt, strict=False)) if one != other), len(prompt))
+    tail = whole[same:]
     special = special_ids(tokenizer)
     return next((token for token in tail if token in special), None)
 

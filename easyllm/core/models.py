@@ -153,6 +153,7 @@ def load_model(directory: Path, dtype: "torch.dtype") -> Any:
 def quiet_libraries() -> None:
     """Silence transformers' and peft's bars and notices: they drown our own progress, and none asks for an act."""
     import warnings
+    from logging import getLogger as logging_of
 
     from transformers.utils import logging
 
@@ -160,6 +161,7 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\..*)?")
     quiet_deepspeed()
+    logging_of("bitsandbytes").setLevel("ERROR")  # it tells of every cast to fp16, and of kernels it does well without
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2: peft mends it by itself
 
 

@@ -78,7 +78,7 @@ def row_files(job: Job[EvaluateConfig]) -> tuple[tuple[Path, ...], str]:
     tuned = job.inputs["model"]
     if tuned.manifest is None or tuned.path is None:
         return (), say("why_no_rows")
-    if tuned.manifest.kind == "adapter":
+    if "held_out" in tuned.manifest.records:
         found = tuned.path / "held_out.jsonl"
     else:
         lineage = tuned.manifest.records.get("lineage", {})

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from easyllm import __version__
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
-from easyllm.core.tuning.layers import Header, read_header, target_problems
+from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
+from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.split import split
 
@@ -25,10 +25,7 @@ def check(job: Job[FinetuneConfig]) -> list[Problem]:
 
 
 def _method(job: Job[FinetuneConfig]) -> list[Problem]:
-    if job.config.method == "lora":
-        return []
-    key = "finetune.method"
-    return [problem("TRAIN-002", stage=job.stage, key=key, method=job.config.method, version=__version__)]
+    return [*idle_keys(job.config, job.config.method, job.stage), *bitsandbytes_problems(job.config.method, job.stage)]
 
 
 def _batch(job: Job[FinetuneConfig]) -> list[Problem]:
@@ -58,6 +55,22 @@ def _base(job: Job[FinetuneConfig], header: Header) -> list[Problem]:
     if limit is not None and config.sequence_tokens > limit:
         place: dict[str, Any] = {"stage": job.stage, "key": "finetune.sequence_tokens"}
         problems.append(problem("TRAIN-003", **place, asked=config.sequence_tokens, limit=limit))
-    if config.lora.targets != "auto" and header.known_names:
-        problems += target_problems(config.lora.targets, header.linear)
+    if config.method == "full" or not header.known_names:
+        return problems
+    return [*problems, *_layers(config, header, job.stage)]
+
+
+def _layers(config: FinetuneConfig, header: Header, stage: str) -> list[Problem]:
+    """Of names only: a layer that the file lacks (a head that is the embedding) is found by the run."""
+    lora, problems = config.lora, []
+    if lora.targets != "auto":
+        problems += target_problems(lora.targets, header.linear, stage)
+    if lora.save_modules == "auto":
+        return problems
+    problems += save_problems(lora.save_modules, [*header.modules, "lm_head"], stage)
+    bits = {"int8": 8, "qlora": 4}.get(config.method)
+    stored = [name for name in lora.save_modules if any(f".{name}." in f".{path}." for path in header.linear)]
+    if bits and stored:
+        key = f"{stage}.lora.save_modules"
+        problems.append(problem("TARGET-005", stage=stage, key=key, unknown=", ".join(stored), bits=bits))
     return problems

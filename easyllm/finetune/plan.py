@@ -7,7 +7,8 @@ from easyllm.core.artifact import Decision
 from easyllm.core.conversations import read_conversations
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
-from easyllm.core.tuning.layers import Header, last_names, read_header, unknown_targets
+from easyllm.core.tuning.layers import Header, last_names, read_header
+from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 from easyllm.finetune.checks import CHECKED_BYTES
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.split import split
@@ -21,13 +22,13 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     decisions = [Decision("length", config.too_long, say("why_never_cut", limit=config.sequence_tokens))]
     if header is None:
         return Plan(figures, decisions=decisions)
-    linear = header.linear
-    chosen = linear if config.lora.targets == "auto" else _matching(config.lora.targets, linear)
-    trained = config.lora.rank * sum(sum(header.shapes[f"{name}.weight"]) for name in chosen)
+    trained = trained_parameters(config, header)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
-    if config.lora.targets == "auto":
-        decisions.append(Decision("targets", last_names(linear), say("why_auto_targets")))
-    # The adapter, and two states of weights with two moments in fp32 while one replaces the other.
+    if config.method == "full":
+        decisions.append(Decision("weights", "all", say("why_full")))
+    elif config.lora.targets == "auto":
+        decisions.append(Decision("targets", last_names(header.linear), say("why_auto_targets")))
+    # What is published, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
     return Plan(figures, decisions=decisions, disk_bytes=disk, memory_bytes=_memory(config, header, trained))
 
@@ -46,12 +47,8 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
     }
 
 
-def _matching(targets: list[str] | str, linear: list[str]) -> list[str]:
-    return [name for name in linear if len(unknown_targets(targets, [name])) < len(targets)]
-
-
 def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
-    """fp32 weights, trained weights with gradient and moments, and what one micro batch keeps for the way back.
+    """Weights, gradients and moments of what is trained, and what one micro batch keeps for the way back.
 
     The last is the widest row times inputs and outputs of every layer, twice (norms, activations, attention),
     and three copies of its logits.
@@ -59,4 +56,5 @@ def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:
     tokens = config.batch.micro_samples * config.sequence_tokens
     layers = sum(sum(header.shapes[f"{name}.weight"]) for name in header.linear)
     vocabulary = max(max(shape) for shape in header.shapes.values())
-    return header.parameters * 4 + trained * 16 + tokens * (layers * 2 + vocabulary * 3) * 4
+    kept = 0 if config.method == "full" else weight_bytes(config, header)
+    return kept + trained * BYTES_TRAINED + tokens * (layers * 2 + vocabulary * 3) * 4

@@ -82,13 +82,6 @@ def test_a_batch_that_does_not_divide_names_the_nearest_legal_values(tmp_path: P
     assert "120, 144" in found.fix
 
 
-@pytest.mark.parametrize("method", ["full", "int8", "qlora"])
-def test_a_method_that_is_not_built_says_so(tmp_path: Path, method: str) -> None:
-    write_base(tmp_path / "base")
-    write_rows(tmp_path / "rows.jsonl")
-    assert [p.code for p in check(make_job(tmp_path, "finetune", FINETUNE | {"method": method}))] == ["TRAIN-002"]
-
-
 def test_longer_sequences_than_the_base_has_positions_are_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_rows(tmp_path / "rows.jsonl")

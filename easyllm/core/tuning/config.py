@@ -19,7 +19,8 @@ class Lora(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the pair's inputs dropped while training."""
     targets: Literal["auto"] | list[str] | str = "auto"
-    """Layers to adapt: auto (every linear layer but the output head), a list of names, or a regular expression."""
+    """Layers to adapt: auto (every linear layer but the output head), a list of names (the end of a path is enough),
+    or one regular expression that matches whole paths."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank): steadier at high ranks (rsLoRA, arXiv 2312.03732)."""
     dora: bool = False

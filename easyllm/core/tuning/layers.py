@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,6 +22,8 @@ _GGUF_LINEAR = {
     "attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj",
     "ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_down": "down_proj",
 }  # fmt: skip
+_GGUF_WHOLE = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
+_LEFT_AWAY = {"h": "transformer", "wte": "transformer", "word_embeddings": "transformer", "layers": "model"}
 _GGUF_LIKE_LLAMA = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 _GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _GGUF_STRING, _GGUF_ARRAY = 8, 9
@@ -39,13 +42,30 @@ class Header:
 
     @property
     def parameters(self) -> int:
-        return sum(_product(shape) for shape in self.shapes.values())
+        return sum(self.size(name) for name in self.shapes)
 
     @property
     def linear(self) -> list[str]:
         """Paths of the matrices inside the repeated blocks; embeddings and output head stand outside of them."""
         names = (name.removesuffix(".weight") for name, shape in self.shapes.items() if len(shape) == 2)
         return [name for name in names if _BLOCK.search(f".{name}.")]
+
+    def size(self, name: str) -> int:
+        """Numbers in one tensor."""
+        return prod(self.shapes[name])
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of all that holds a tensor, and of what they stand in."""
+        found: dict[str, None] = {}
+        for name in self.shapes:
+            parts = name.split(".")[:-1]
+            found |= dict.fromkeys(".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        return list(found)
+
+    def outputs(self, layer: str) -> int:
+        """Width of what a linear layer gives; its bias tells where the file holds the matrix transposed (GPT-2)."""
+        return self.shapes.get(f"{layer}.bias", self.shapes[f"{layer}.weight"])[0]
 
 
 def read_header(path: Path | None) -> Header | None:
@@ -63,7 +83,14 @@ def read_header(path: Path | None) -> Header | None:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes |= _whole(file, _safetensors)
+    shapes = {_full_name(name): shape for name, shape in shapes.items()}
     return Header(shapes, _whole(path / "config.json", _context_tokens))
+
+
+def _full_name(name: str) -> str:
+    """h.0.attn -> transformer.h.0.attn: files of GPT-2 and Bloom leave away what transformers puts back."""
+    first = name.partition(".")[0]
+    return f"{_LEFT_AWAY[first]}.{name}" if first in _LEFT_AWAY else name
 
 
 def _whole(path: Path, read: Callable[[Path], R]) -> R:
@@ -84,15 +111,39 @@ def unknown_targets(targets: Iterable[str], linear: Iterable[str]) -> list[str]:
     return [t for t in targets if not any(path == t or path.endswith(f".{t}") for path in paths)]
 
 
-def target_problems(targets: list[str] | str, linear: list[str]) -> list[Problem]:
-    """TARGET-001 when some of ``targets`` fit none of the ``linear`` layers."""
-    targets = [targets] if isinstance(targets, str) else targets
+def hit(targets: list[str] | str, paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that ``targets`` mean: names by the end of a path, a regular expression by all of it."""
+    if isinstance(targets, str):
+        return [path for path in paths if re.fullmatch(targets, path)]
+    return [path for path in paths if len(unknown_targets(targets, [path])) < len(targets)]
+
+
+def target_problems(targets: list[str] | str, linear: list[str], stage: str = "finetune") -> list[Problem]:
+    """TARGET-001 when some names fit none of the ``linear`` layers; of an expression TARGET-002 and TARGET-003."""
+    place: dict[str, Any] = {"stage": stage, "key": f"{stage}.lora.targets"}
+    known = ", ".join(last_names(linear)) or "-"
+    if isinstance(targets, str):
+        try:
+            found = hit(targets, linear)
+        except re.error as error:
+            return [problem("TARGET-002", **place, asked=targets, reason=str(error))]
+        example = linear[0] if linear else "-"
+        return [] if found else [problem("TARGET-003", **place, asked=targets, known=known, example=example)]
     unknown = unknown_targets(targets, linear)
     if not unknown and targets:
         return []
-    known = ", ".join(last_names(linear)) or "-"
-    shown = ", ".join(unknown) or "[]"
-    return [problem("TARGET-001", stage="finetune", key="finetune.lora.targets", unknown=shown, known=known)]
+    return [problem("TARGET-001", **place, unknown=", ".join(unknown) or "[]", known=known)]
+
+
+def save_problems(saved: list[str], modules: Iterable[str], stage: str = "finetune") -> list[Problem]:
+    """TARGET-004 when some of the ``saved`` layers are none of the ``modules``."""
+    paths = list(modules)
+    unknown = unknown_targets(saved, paths)
+    if not unknown:
+        return []
+    known = ", ".join(name for name in last_names(paths) if name and not name.isdigit())
+    place: dict[str, Any] = {"stage": stage, "key": f"{stage}.lora.save_modules"}
+    return [problem("TARGET-004", **place, unknown=", ".join(unknown), known=known)]
 
 
 def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
@@ -128,6 +179,8 @@ def _gguf(path: Path) -> Header:
 def _gguf_name(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight, as transformers names it."""
     parts = name.split(".")
+    if parts[0] in _GGUF_WHOLE:
+        return ".".join([_GGUF_WHOLE[parts[0]], *parts[1:]])
     if parts[0] != "blk" or parts[2] not in _GGUF_LINEAR:
         return name
     linear = _GGUF_LINEAR[parts[2]]
@@ -167,10 +220,3 @@ def _gguf_tensor(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
     shape = struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))
     file.seek(12, 1)  # its type and its offset
     return name, tuple(reversed(shape))
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

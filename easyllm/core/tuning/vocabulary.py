@@ -18,3 +18,15 @@ def grow(model: Any, vocabulary: int | None) -> bool:
         return False
     model.resize_token_embeddings(vocabulary, mean_resizing=True)
     return True
+
+
+def ends(model: Any) -> list[str]:
+    """Paths of the embedding and of the output head, in that order."""
+    found = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name for end in found for name, module in model.named_modules() if module is end]
+
+
+def tied(model: Any) -> bool:
+    """Whether the output head is the embedding, used the other way round."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight

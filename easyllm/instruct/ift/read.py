@@ -6,10 +6,8 @@ from typing import Any
 from easyllm.core.conversations import Message, messages_of
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.messages import say
+from easyllm.core.row_forms import SPEAKERS
 from easyllm.instruct.ift.example import SEED_KEYS, Example
-
-SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-"""Names that ShareGPT has for roles; system, user and assistant go by their own."""
 
 TASK_KEYS = frozenset({"instruction", "input", "output"})
 NOT_YET = "-"
