@@ -11,7 +11,7 @@ from easyllm.core.section import Section
 class Endpoint(Section):
     """A server of the same model, measured beside it: OpenAI's /v1/completions with echo and logprobs."""
 
-    base_url: str = Field(pattern=r"^https?://")
+    base_url: str = Field(pattern=r"^https?://[^@?#]+/v1/?$")
     """Base address of its API, ending in /v1."""
     model: str | None = None
     """The model's name there; without one the server's only model is asked."""

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.examples import IGNORED, Example
 from easyllm.core.progress import Progress
@@ -20,7 +22,9 @@ class Served:
         self._endpoint, self._ends, self._stage = endpoint, ends, stage
         key = os.environ.get(endpoint.key_variable) if endpoint.key_variable else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=endpoint.timeout_seconds)
+        # A proxy that the environment names cannot reach this machine's own addresses.
+        proxies = not is_loopback(urlsplit(endpoint.base_url).hostname or "")
+        self._client = httpx.Client(headers=headers, timeout=endpoint.timeout_seconds, trust_env=proxies)
 
     def close(self) -> None:
         self._client.close()

@@ -79,7 +79,7 @@ def _generation(row: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not answers or not all(_text(text) for text in answers):
         return None
-    if match == "regex" and not all(_compiles(text) for text in answers):
+    if match == "regex" and not all(_compiles(str(text)) for text in answers):
         return None
     return {"prompt": prompt, "answers": answers, "match": match}
 

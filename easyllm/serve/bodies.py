@@ -10,6 +10,7 @@ MOST_STOPS = 4
 Neutral = Literal[False] | None
 Stop = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class Body(BaseModel):
@@ -81,11 +82,14 @@ class ChatBody(OpenAIBody):
 
 
 class CompletionBody(OpenAIBody):
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
-    """A text, or token ids as they are."""
-    echo: Neutral = None
-    logprobs: Literal[0] | None = None
-    """0: the log-probability of each token that was chosen, and of no other."""
+    prompt: (
+        Annotated[str, Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=1)]
+    )
+    """A text, or token ids as they are; a list of one such list means that one."""
+    echo: bool | None = None
+    """The prompt stands before the answer, and with ``logprobs`` its tokens are scored too."""
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    """The log-probability of each token that was chosen, and of so many likeliest ones at its place."""
     suffix: None = None
     best_of: Literal[1] | None = None
     return_token_ids: bool | None = None

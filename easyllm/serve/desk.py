@@ -1,9 +1,10 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -11,6 +12,7 @@ from easyllm.serve.bodies import Body, Message, read
 from easyllm.serve.contract import Ask, Loaded, Piece, Whole
 from easyllm.serve.limits import Limits
 from easyllm.serve.refusals import Refused, invalid
+from easyllm.serve.scoring import Scored, score
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -104,6 +106,14 @@ class Desk:
         self.enter()
         try:
             return await while_connected(self.model.voice.whole(ask), request.receive)
+        finally:
+            self.leave()
+
+    async def score(self, model: Any, ids: list[int], likeliest: int) -> list[Scored]:
+        """Log-probabilities of given tokens, in a place of its own at the model and beside the event loop."""
+        self.enter()
+        try:
+            return await asyncio.to_thread(score, model, ids, likeliest)
         finally:
             self.leave()
 

@@ -14,6 +14,7 @@ from easyllm.serve.bodies import ChatBody, CompletionBody, OpenAIBody
 from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
 from easyllm.serve.desk import Desk
 from easyllm.serve.refusals import Refused, invalid, openai_body
+from easyllm.serve.scoring import choice
 from easyllm.serve.sse import event
 
 ALIASES = ("tgi", "dummy")
@@ -63,10 +64,31 @@ class OpenAIRoutes:
         if isinstance(body.prompt, str):
             ids = self.desk.prompt_of_text(body.prompt)
         else:
-            ids = self.desk.prompt_of_ids(body.prompt)
+            ids = self.desk.prompt_of_ids(flat(body.prompt))
         # OpenAI's default of 16 new tokens: a completion has no turn end to stop at.
         ask = self.ask(body, ids, body.max_tokens, default=16)
-        return await self.reply(body, ask, CompletionWords(self.desk.about.name, body, ids), request)
+        words = CompletionWords(self.desk.about.name, body, ids)
+        if body.echo or body.logprobs:
+            return await self.scored(body, ask, words, request)
+        return await self.reply(body, ask, words, request)
+
+    async def scored(self, body: CompletionBody, ask: Ask, words: "CompletionWords", request: Request) -> Response:
+        """An answer with its prompt before it, or with the likeliest other tokens: one more forward pass over all."""
+        model, field = self.desk.model.model, "echo" if body.echo else "logprobs"
+        if body.stream:
+            raise invalid(f"`{field}` cannot be streamed by this server", field)
+        if body.logprobs is not None and model is None:
+            raise invalid(f"`{field}`: the engine behind this server does not score given tokens", field)
+        answer = await self.desk.whole(ask, request)
+        found = words.whole(answer, ask)
+        tokenizer = self.desk.model.voice.tokenizer
+        if body.logprobs is None:
+            found["choices"][0]["text"] = tokenizer.decode(ask.ids) + answer.text
+            return JSONResponse(found)
+        ids = [*ask.ids, *[piece.token.id for piece in answer.pieces]]
+        values = await self.desk.score(model, ids, body.logprobs)
+        found["choices"][0] |= choice(tokenizer, ask.ids, answer, values, body.logprobs, bool(body.echo))
+        return JSONResponse(found)
 
     async def reply(self, body: OpenAIBody, ask: Ask, words: "Words", request: Request) -> Response:
         if body.stream_options and not body.stream:
@@ -105,6 +127,11 @@ class OpenAIRoutes:
             body.seed,
         )
         return Ask(ids, self.desk.room(ids, asked, default), sampling, body.stops())
+
+
+def flat(ids: list[int] | list[list[int]]) -> list[int]:
+    """The one prompt of a list that may hold it as a list."""
+    return [number for part in ids for number in (part if isinstance(part, list) else [part])]
 
 
 class Words:

@@ -1,0 +1,94 @@
+"""Given tokens are scored as OpenAI's completions do it, so that an evaluation of a served model is the offline one."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from easyllm.core.errors import UserError
+from tiny_tune import make_job, publish, write_rows
+
+QUESTIONS = [
+    {"question": "the sea?", "choices": ["the ship", "go to the sea", "港口"], "answer": 1},
+    {"question": "灯塔的光", "choices": ["慢慢熄灭", "the ship"], "answer": 0},
+    {"question": "船", "choices": ["离开港口", "sea"], "answer": 0},
+]
+GENERATED = [{"prompt": text, "answer": "e", "match": "contains"} for text in ("the sea", "船离开", "the ship")]
+ROWS = [{"instruction": "the sea", "output": "go to the ship"}, {"instruction": "灯塔", "output": "慢慢熄灭"}]
+
+
+def ask(served: Any, **body: Any) -> Any:
+    return httpx.post(f"{served.url}/v1/completions", json=body, trust_env=False, timeout=60)
+
+
+def test_echo_tells_the_models_own_logprobs_of_the_prompt(served: Any) -> None:
+    ids = served.tokenizer.encode("the sea and 灯塔")
+    for prompt in (ids, [ids]):
+        (choice,) = ask(served, prompt=prompt, max_tokens=1, temperature=0, echo=True, logprobs=2).json()["choices"]
+        found = choice["logprobs"]
+        assert choice["text"].startswith("the sea and 灯塔")
+        assert len(found["tokens"]) == len(found["token_logprobs"]) == len(found["text_offset"]) == len(ids) + 1
+        with torch.inference_mode():
+            values = served.desk.model.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
+        for place in range(1, len(ids)):
+            value = float(values[place - 1, ids[place]])
+            assert found["token_logprobs"][place] == pytest.approx(value, abs=1e-4)
+            assert max(found["top_logprobs"][place].values()) == pytest.approx(float(values[place - 1].max()), abs=1e-4)
+
+
+def test_logprobs_without_echo_are_of_the_answer_alone_and_echo_alone_tells_the_prompt(served: Any) -> None:
+    asked = {"prompt": "the sea", "max_tokens": 4, "temperature": 0, "ignore_eos": False}
+    plain = ask(served, **asked, logprobs=0).json()["choices"][0]
+    found = ask(served, **asked, logprobs=3).json()["choices"][0]
+    assert found["text"] == plain["text"]
+    assert found["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-4)
+    assert ask(served, **asked, echo=True).json()["choices"][0]["text"] == "the sea" + plain["text"]
+
+
+def test_scoring_is_not_streamed(served: Any) -> None:
+    reply = ask(served, prompt="a", echo=True, stream=True)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "echo")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    write_rows(tmp_path / "choices.jsonl", QUESTIONS)
+    write_rows(tmp_path / "said.jsonl", GENERATED)
+    return tmp_path
+
+
+def evaluate(folder: Path, model: Path, url: str, **more: Any) -> Any:
+    config = {"model": str(model), "data": ["rows.jsonl"], "max_new_tokens": 12} | more
+    return publish(make_job(folder, "evaluate", config | {"endpoint": {"base_url": url}}))
+
+
+def test_a_served_model_scores_what_it_scores_offline(served: Any, serve_model: Path, folder: Path) -> None:
+    prompts = ["the sea", "灯塔的光", "go to the ship and the sea"]
+    manifest = evaluate(
+        folder, serve_model, f"{served.url}/v1", prompts=prompts, task_files=["choices.jsonl", "said.jsonl"]
+    )
+    found = manifest.metrics
+    assert found["served_loss"] == pytest.approx(found["tuned_loss"], rel=1e-5)
+    assert found["same_tokens_tuned_served"] == len(prompts)
+    tasks = manifest.records["tasks"]
+    assert set(tasks["served"]) == {"choices", "said"}
+    assert tasks["served"] == tasks["tuned"]
+
+
+def test_an_endpoint_that_is_not_there_is_refused_before_anything_is_loaded(serve_model: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match="EVAL-016"):
+        evaluate(folder, serve_model, "http://127.0.0.1:9/v1")
+
+
+def test_an_endpoint_that_cannot_score_is_refused(
+    served: Any, serve_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from easyllm.serve import openai_routes
+
+    monkeypatch.setattr(openai_routes, "choice", lambda *_: {"logprobs": None})
+    with pytest.raises(UserError, match="EVAL-017"):
+        evaluate(folder, serve_model, f"{served.url}/v1")
