@@ -38,7 +38,11 @@ def without_head(head: torch.nn.Linear | None) -> Iterator[None]:
 
 def head_loss(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
     """Summed cross-entropy in fp32 of ``head``'s logits for ``hidden`` [rows, width] and ``targets`` [rows]."""
-    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets)  # type: ignore[no-untyped-call]
+    weight: torch.Tensor = head.weight
+    bias: torch.Tensor | None = head.bias
+    if not torch.is_grad_enabled():  # a Function is not told so, and would make gradients that nobody wants
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    loss: torch.Tensor = _HeadLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
