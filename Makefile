@@ -53,7 +53,7 @@ chat review shell: KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-i
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build shell doctor run check plan corpus pretrain pretrain-megatron pretrain-deepspeed convert \
-  self-instruct review sft2ift finetune finetune-full finetune-lora merge evaluate serve chat demo lint test \
+  self-instruct review sft2ift finetune finetune-full finetune-lora merge evaluate export serve chat demo lint test \
   test-docker clean
 
 help: ## this page
@@ -117,6 +117,9 @@ merge: ## adapter and base to one model, proven by parity
 
 evaluate: ## held-out loss, perplexity and answers side by side
 	$(EASYLLM) evaluate "$(RECIPE)" $(ARGS)
+
+export: ## model to the layout of transformers 4, GGUF, model card and hub folder
+	$(EASYLLM) export "$(RECIPE)" $(ARGS)
 
 serve: ## serve RECIPE's model until Ctrl-C (RECIPE may be a folder: the newest merged model in it)
 	$(EASYLLM) serve "$(RECIPE)" $(ARGS)

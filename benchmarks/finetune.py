@@ -63,9 +63,9 @@ def easyllm(model: Path, steps: int, micro: str) -> dict[str, Any]:
 
     from easyllm.core.conversations import Conversation
     from easyllm.core.examples import Example
+    from easyllm.core.tuning.building import build
     from easyllm.finetune import packing
     from easyllm.finetune.config import FinetuneConfig
-    from easyllm.finetune.method import build
     from easyllm.finetune.order import Step
     from easyllm.finetune.training import Training
 
@@ -266,7 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3, help=f"of {ROWS_A_STEP} rows; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--micro", default="1", help="batch.micro_samples of easyllm")
+    parser.add_argument("--micro", default="4", help="batch.micro_samples of easyllm")
     parser.add_argument("--litgpt", type=Path, help="folder that LitGPT is installed in")
     parser.add_argument("--trl", choices=("best", "all"), default="best")
     return parser.parse_args()

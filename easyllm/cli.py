@@ -108,9 +108,10 @@ _stage_verb(
     "for `easyllm review`; called again after it, it hands the accepted ones on.",
 )
 _stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
-_stage_verb("align", "Preference pairs and a model to a better model (not built yet).")
+_stage_verb("align", "Preference pairs and a model to one that prefers what was chosen.")
 _stage_verb("merge", "Adapter and base to one model, proven by parity.")
 _stage_verb("evaluate", "Held-out loss, perplexity and answers side by side.")
+_stage_verb("export", "Model to the layout of transformers 4, GGUF files, a model card and the folder of a hub.")
 
 
 @app.command("serve", cls=StageCommand)

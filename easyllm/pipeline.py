@@ -24,13 +24,14 @@ from easyllm.core.section import Section
 from easyllm.core.stage import Job, Plan
 from easyllm.corpus.config import CorpusConfig
 from easyllm.evaluate.config import EvaluateConfig
+from easyllm.export.config import ExportConfig
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.instruct.config import InstructConfig
 from easyllm.merge.config import MergeConfig
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.serve.config import ServeConfig
 
-STAGES = ("corpus", "pretrain", "convert", "instruct", "finetune", "align", "merge", "evaluate", "serve")
+STAGES = ("corpus", "pretrain", "convert", "instruct", "finetune", "align", "merge", "evaluate", "export", "serve")
 
 
 class Recipe(Section):
@@ -55,11 +56,13 @@ class Recipe(Section):
     finetune: FinetuneConfig | None = None
     """Instruction rows and a model to an adapter."""
     align: AlignConfig | None = None
-    """Preference pairs and a model to a better model (not built yet)."""
+    """Preference pairs and a model to one that prefers what was chosen."""
     merge: MergeConfig | None = None
     """Adapter and base to one model."""
     evaluate: EvaluateConfig | None = None
     """Models to scores and answers side by side."""
+    export: ExportConfig | None = None
+    """Model to the layout of transformers 4, GGUF files, a model card and the folder of a hub."""
     serve: ServeConfig | None = None
     """Model to an OpenAI and TGI endpoint."""
 

@@ -117,7 +117,7 @@ def make_job(folder: Path, stage: str, config: dict[str, Any], seed: int = 1234)
     """The job that the pipeline would make for this section of a recipe in ``folder``; runs stand in folder/run."""
     module = importlib.import_module(f"easyllm.{stage}.config")
     section = getattr(module, f"{stage.capitalize()}Config").model_validate(config)
-    stages = ("finetune", "merge", "evaluate")
+    stages = ("finetune", "align", "merge", "evaluate", "export")
     run, cache = folder / "run", folder / "cache"
     inputs = resolve(stage, section, Place(folder, run, cache, stages, stages, Digests(cache / "digests.json")))
     return Job(stage, section, inputs, seed, "tiny", run, cache, run / f"{stage}.partial")

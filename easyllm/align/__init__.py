@@ -1,1 +1,1 @@
-"""Preference pairs and a model become a better model (not built yet)."""
+"""Preference pairs and a model become a model, or an adapter, that prefers what people chose."""

@@ -1,10 +1,86 @@
-"""The room exists, the work does not: every recipe that asks for it is told so before anything runs."""
+"""What must hold before anything is trained. Pure, no torch."""
 
-from easyllm import __version__
 from easyllm.align.config import AlignConfig
-from easyllm.core.errors import Problem, problem
+from easyllm.align.preferences import read_preferences, split
+from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
+from easyllm.core.tuning.layers import read_header, save_problems, target_problems
+from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
+
+CHECKED_BYTES = 20_000_000
+"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
 
 
 def check(job: Job[AlignConfig]) -> list[Problem]:
-    return [problem("RUN-004", stage=job.stage, key=job.stage, version=__version__)]
+    """Every problem that can be known now; inputs that are not there yet are passed over."""
+    problems = [*_batch(job), *_method(job), *_rows(job)]
+    try:
+        return [*problems, *_base(job)]
+    except UserError as error:
+        return [*problems, *error.problems]
+
+
+def _batch(job: Job[AlignConfig]) -> list[Problem]:
+    asked, micro = job.config.batch.global_samples, job.config.batch.micro_samples
+    found = []
+    if asked % micro:
+        below = asked - asked % micro
+        choice = f"{below}, {below + micro}" if below else str(micro)
+        key = f"{job.stage}.batch.global_samples"
+        found.append(problem("ALIGN-009", stage=job.stage, key=key, asked=asked, micro=micro, choice=choice))
+    if job.config.objective == "kto" and micro < 2:
+        found.append(problem("ALIGN-010", stage=job.stage, key=f"{job.stage}.batch.micro_samples", micro=micro))
+    return found
+
+
+def _method(job: Job[AlignConfig]) -> list[Problem]:
+    """What was written and has no effect: of the method (TRAIN-011), or of a base that is an adapter (ALIGN-011)."""
+    config, base = job.config, job.inputs["base"]
+    if not is_adapter(job):
+        return [*idle_keys(config, config.method, job.stage), *bitsandbytes_problems(config.method, job.stage)]
+    assert base.manifest is not None
+    given, made_by = config.model_fields_set, base.manifest.records.get("method", "lora")
+    idle: list[str] = [name for name in ("lora", "quantisation") if name in given]
+    idle += ["method"] if "method" in given and config.method != made_by else []
+    place = {"stage": job.stage, "base": base.ref, "method": made_by}
+    problems = [problem("ALIGN-011", key=f"{job.stage}.{name}", **place) for name in idle]
+    return [*problems, *bitsandbytes_problems(made_by, job.stage)]
+
+
+def is_adapter(job: Job[AlignConfig]) -> bool:
+    """Whether the base is an adapter that is trained on."""
+    manifest = job.inputs["base"].manifest
+    return manifest is not None and manifest.kind == "adapter"
+
+
+def _rows(job: Job[AlignConfig]) -> list[Problem]:
+    if not readable(job):
+        return []
+    try:
+        rows = list(read_preferences(job.inputs["data"].files, job.config.objective, job.stage))
+        split(rows, job.config.validation_rows, job.seed, job.stage)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def readable(job: Job[AlignConfig]) -> bool:
+    """Whether the data is there, and small enough to be read by a check."""
+    return job.ready("data") and sum(file.stat().st_size for file in job.inputs["data"].files) <= CHECKED_BYTES
+
+
+def _base(job: Job[AlignConfig]) -> list[Problem]:
+    base, config = job.inputs["base"], job.config
+    header = read_header(base.path) if job.ready("base") and not is_adapter(job) else None
+    if header is None:
+        return []
+    problems: list[Problem] = []
+    limit = header.context_tokens
+    if limit is not None and config.sequence_tokens > limit:
+        key = f"{job.stage}.sequence_tokens"
+        problems.append(problem("TRAIN-003", stage=job.stage, key=key, asked=config.sequence_tokens, limit=limit))
+    if config.lora.targets != "auto" and header.known_names:
+        problems += target_problems(config.lora.targets, header.linear, job.stage)
+    if config.lora.save_modules != "auto" and header.known_names:
+        problems += save_problems(config.lora.save_modules, header.modules, job.stage)
+    return problems

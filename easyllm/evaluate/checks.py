@@ -1,11 +1,14 @@
 """What must hold before anything is measured. Pure, no torch."""
 
+import os
+
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.evaluate.config import EvaluateConfig
 from easyllm.evaluate.questions import questions
 from easyllm.evaluate.sides import row_files, sides
+from easyllm.evaluate.taskfiles import task_files
 
 CHECKED_BYTES = 20_000_000
 """Data up to this size is read whole by a check; more is left to the run."""
@@ -13,12 +16,13 @@ CHECKED_BYTES = 20_000_000
 
 def check(job: Job[EvaluateConfig]) -> list[Problem]:
     """Every problem that can be known now; a model that is not there yet is passed over."""
-    return [*_nothing(job), *_readable(job)]
+    return [*_nothing(job), *_readable(job), *_unused(job), *_key(job)]
 
 
 def _nothing(job: Job[EvaluateConfig]) -> list[Problem]:
     """EVAL-001, once the model can say whether rows were held out."""
-    asked = job.config.prompts or "prompt_files" in job.inputs or "data" in job.inputs
+    given = {"prompt_files", "data", "task_files"} & set(job.inputs)
+    asked = job.config.prompts or job.config.tasks or given
     if asked or (job.inputs["model"].stage is not None and not job.ready("model")):
         return []
     return [] if row_files(job)[0] else [problem("EVAL-001", stage=job.stage, key="evaluate.prompts")]
@@ -26,12 +30,29 @@ def _nothing(job: Job[EvaluateConfig]) -> list[Problem]:
 
 def _readable(job: Job[EvaluateConfig]) -> list[Problem]:
     problems: list[Problem] = []
-    for read in (questions, _rows, sides):
+    for read in (questions, _rows, sides, task_files):
         try:
             read(job)
         except UserError as error:
             problems += error.problems
     return problems
+
+
+def _unused(job: Job[EvaluateConfig]) -> list[Problem]:
+    """EVAL-018: keys of tasks that were set where there is no task."""
+    config = job.config
+    if config.tasks or "task_files" in job.inputs:
+        return []
+    keys = [key for key in ("task_folder", "chat", "shots", "limit_rows") if key in config.model_fields_set]
+    return [problem("EVAL-018", stage=job.stage, key=f"evaluate.{key}") for key in keys]
+
+
+def _key(job: Job[EvaluateConfig]) -> list[Problem]:
+    """EVAL-019: an endpoint's key that is not in the environment."""
+    variable = job.config.endpoint.key_variable if job.config.endpoint else None
+    if variable is None or os.environ.get(variable):
+        return []
+    return [problem("EVAL-019", stage=job.stage, key="evaluate.endpoint.key_variable", variable=variable)]
 
 
 def _rows(job: Job[EvaluateConfig]) -> None:

@@ -8,8 +8,21 @@ from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
 
 
+class Endpoint(Section):
+    """A server of the same model, measured beside it: OpenAI's /v1/completions with echo and logprobs."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    """Base address of its API, ending in /v1."""
+    model: str | None = None
+    """The model's name there; without one the server's only model is asked."""
+    key_variable: str | None = None
+    """The environment variable that holds its API key; the key itself stands nowhere else."""
+    timeout_seconds: float = Field(default=120, gt=0)
+    """Longest wait for one answer."""
+
+
 class EvaluateConfig(Section):
-    """A tuned model beside its base: loss on held-out answers, and what both say to the same prompts."""
+    """A tuned model beside its base and its adapter: loss, task scores, and what each says to the same prompts."""
 
     model: Annotated[str, Takes("model", "model", "adapter")] = "merge"
     """The tuned model: a stage, a directory (an adapter's too), a .gguf file, hf:, modelscope: or package:NAME."""
@@ -25,3 +38,17 @@ class EvaluateConfig(Section):
     """Longest answer in tokens."""
     batch_samples: int = Field(default=8, ge=1)
     """Rows and prompts worked on at once."""
+    tasks: list[str] = Field(default=[])
+    """lm-eval tasks by name; nothing is downloaded, so the data of those it ships must be in the cache already."""
+    task_files: Annotated[list[str] | None, Takes("files")] = None
+    """Your own tasks, a file each: rows {"question", "choices", "answer"} or {"prompt", "answer", "match"}."""
+    task_folder: Annotated[str | None, Takes("artifact", foreign=True)] = None
+    """A folder of lm-eval YAML files of yours, whose names ``tasks`` may hold."""
+    chat: bool = True
+    """Ask the tasks' questions through the chat template; false: as plain text that goes on."""
+    shots: int | None = Field(default=None, ge=0)
+    """Solved examples before each question of a task; by default what the task says."""
+    limit_rows: int | None = Field(default=None, ge=1)
+    """Only so many first rows of each task."""
+    endpoint: Endpoint | None = None
+    """A served copy of ``model``: one more column of the table, which should hold the same figures."""

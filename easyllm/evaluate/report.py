@@ -3,27 +3,34 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import write_whole
 from easyllm.core.messages import term
 from easyllm.evaluate.measure import Loss
+from easyllm.evaluate.page import Answer, page
 from easyllm.evaluate.questions import Question
 
-SIDES = ("base", "tuned")
+SIDES = ("base", "adapter", "tuned", "served")
+SAME = (("adapter", "merged", "tuned"), ("tuned", "served", "served"))
+"""(one side, how the metric calls the other, the other side): pairs that should give the same tokens."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """By side (``base``, ``tuned``; base is missing where there is none): loss and answers, in the order asked."""
+    """By side (base, adapter, tuned, served; those there are), filled as they are measured."""
 
     names: Mapping[str, str]
     """How the recipe calls each side."""
-    losses: Mapping[str, Loss]
     questions: Sequence[Question]
-    answers: Mapping[str, Sequence[str]]
+    losses: dict[str, Loss] = field(default_factory=dict)
+    answers: dict[str, Sequence[str]] = field(default_factory=dict)
+    tokens: dict[str, Sequence[list[int]]] = field(default_factory=dict)
+    """Of the answers, in the order asked."""
+    tasks: dict[str, dict[str, dict[str, tuple[float, float | None]]]] = field(default_factory=dict)
+    """By side, task and metric: (value, standard error)."""
 
     @property
     def sides(self) -> list[str]:
@@ -39,6 +46,15 @@ class Scores:
         pairs = zip(self.questions, self.answers[side], strict=True)
         return sum(question.hit(answer) is True for question, answer in pairs)
 
+    def same_tokens(self) -> dict[str, int]:
+        """By pair of sides (adapter_merged, tuned_served): how many prompts both answered with the same tokens."""
+        found = {}
+        for one, called, other in SAME:
+            if self.questions and one in self.tokens and other in self.tokens:
+                pairs = zip(self.tokens[one], self.tokens[other], strict=True)
+                found[f"{one}_{called}"] = sum(mine == theirs for mine, theirs in pairs)
+        return found
+
     def metrics(self) -> dict[str, Any]:
         found: dict[str, Any] = {"prompts": len(self.questions), "expected": self.expected}
         for side in self.sides:
@@ -48,7 +64,9 @@ class Scores:
                 found |= {"held_out_rows": loss.rows, "held_out_label_tokens": loss.label_tokens}
             if self.expected:
                 found[f"{side}_hits"] = self.hits(side)
-        return found
+            for task, values in self.tasks.get(side, {}).items():
+                found |= {f"{side}_{task}_{metric}": value for metric, (value, _) in values.items()}
+        return found | {f"same_tokens_{pair}": count for pair, count in self.same_tokens().items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a question: prompt, expect, and for each side its answer and whether it hit."""
@@ -63,16 +81,26 @@ class Scores:
 
 
 def write(scores: Scores, out: Path) -> None:
-    """scores.json, answers.jsonl and report.md in ``out``."""
+    """scores.json, answers.jsonl, report.md and report.html in ``out``."""
     document = {
         "models": dict(scores.names),
         "held_out": {side: loss.as_record() for side, loss in scores.losses.items()},
+        "tasks": scores.tasks,
         "metrics": scores.metrics(),
     }
     write_whole(out / "scores.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scores.rows()]
     write_whole(out / "answers.jsonl", "".join(lines))
     write_whole(out / "report.md", markdown(scores))
+    titles, figures = _tables(scores, term)[0]
+    answered = [(row["prompt"], row["expect"], _columns(scores, row)) for row in scores.rows()]
+    write_whole(out / "report.html", page(titles, figures, answered))
+
+
+def _columns(scores: Scores, row: Mapping[str, Any]) -> list[Answer]:
+    return [
+        Answer(f"{term(side)} ({scores.names[side]})", row[side], row[f"{side}_hit"]) for side in scores.sides
+    ]  # fmt: skip
 
 
 def markdown(scores: Scores) -> str:
@@ -120,7 +148,24 @@ def _figures(scores: Scores) -> list[list[str]]:
         rows.append(["held-out rows", *[f"{scores.losses[s].rows:,}" for s in scores.sides]])
     if scores.expected:
         rows.append(["expected answers", *[f"{scores.hits(s)}/{scores.expected}" for s in scores.sides]])
-    return rows
+    for pair, count in scores.same_tokens().items():
+        one, other = next((one, other) for one, called, other in SAME if pair == f"{one}_{called}")
+        told = f"{count}/{len(scores.questions)}"
+        rows.append(["same tokens", *[told if side in (one, other) else "" for side in scores.sides]])
+    return rows + _task_rows(scores)
+
+
+def _task_rows(scores: Scores) -> list[list[str]]:
+    first = next(iter(scores.tasks.values()), {})
+    named = [(task, metric) for task, values in first.items() for metric in values]
+    return [
+        [f"{task} {metric}", *[_value(*scores.tasks[side][task][metric]) for side in scores.sides]]
+        for task, metric in named
+    ]
+
+
+def _value(value: float, error: float | None) -> str:
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
 
 
 def _answers(scores: Scores) -> list[list[str]]:

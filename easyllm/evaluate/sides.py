@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.artifact import read_manifest
 from easyllm.core.inputs import Input
 from easyllm.core.messages import say
 from easyllm.core.models import recorded_base
@@ -22,6 +23,17 @@ class Sides:
     base: Input | None
     """None where the recipe names none and the artifact does not know one: nothing is compared then."""
     why_base: str
+    merged_from: "Adapted | None" = None
+    """The adapter that ``tuned`` was merged from, where it is still there: a side of its own."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapter's artifact and the base it was trained on."""
+
+    adapter: Path
+    records: Mapping[str, Any]
+    base: Input
 
 
 def sides(job: Job[EvaluateConfig]) -> Sides:
@@ -37,7 +49,18 @@ def sides(job: Job[EvaluateConfig]) -> Sides:
         base, why = below, _why(tuned, below)
     if is_adapter and below is not None:
         return Sides(below, tuned.path, base, why)
-    return Sides(tuned, None, base, why)
+    return Sides(tuned, None, base, why, _merged_from(records, below))
+
+
+def _merged_from(records: Mapping[str, Any], below: Input | None) -> Adapted | None:
+    adapter = records.get("lineage", {}).get("adapter")
+    if below is None or not isinstance(adapter, str):
+        return None
+    found = read_manifest(Path(adapter))
+    # Another run may have put another adapter there since; it is a side only as long as it is of this base.
+    if found is None or found.kind != "adapter" or found.records["base"] != records["base"]:
+        return None
+    return Adapted(Path(adapter), found.records, below)
 
 
 def _why(tuned: Input, below: Input | None) -> str:

@@ -30,7 +30,11 @@ def _picture(rows: Sequence[Row], path: Path) -> None:
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
         steps = [row.step for row in rows]
-        axes.plot(steps, [row.loss for row in rows], color="#1f4e8c", linewidth=1.5)
+        axes.plot(steps, [row.loss for row in rows], color="#1f4e8c", linewidth=1.5, label="training")
+        measured = [(row.step, row.held_out_loss) for row in rows if row.held_out_loss is not None]
+        if measured:
+            axes.plot(*zip(*measured, strict=True), color="#c0552b", linewidth=1.5, marker="o", label="held out")
+            axes.legend(frameon=False)
         for first in (b.step for a, b in pairwise(rows) if b.epoch != a.epoch):
             axes.axvline(first - 0.5, color="#bbbbbb", linewidth=0.8)
         axes.annotate(f"{rows[-1].loss:.3f}", (steps[-1], rows[-1].loss), (5, 0), textcoords="offset points")

@@ -5,7 +5,7 @@ what comes out must be the same.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from easyllm.core.errors import refuse
 from easyllm.core.examples import Example
 from easyllm.core.messages import say
 from easyllm.core.tuning.head import separate_head, without_head
+from easyllm.core.tuning.lean import lean
 from easyllm.core.tuning.packed import can_attend, packed_attention
 
 EXACT, COARSE = 1e-4, 3e-2
@@ -31,14 +32,22 @@ class Layout:
     head: torch.nn.Linear | None
     """For ``answer_loss``; None: the model makes its own logits."""
     pad_id: int
+    lean: bool
+    """Whether the layers are computed with less work and memory, by ``core.tuning.lean``."""
     decision: Decision
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         return pack(examples) if self.packed else pad(examples, self.pad_id)
 
-    def attention(self, model: Any) -> Any:
-        """A context in which ``model`` attends as this layout needs it; it must hold while gradients are made too."""
-        return packed_attention(model) if self.packed else nullcontext()
+    @contextmanager
+    def attention(self, model: Any) -> Iterator[None]:
+        """Inside, ``model`` attends and computes as this layout needs; it must hold while gradients are made too."""
+        with ExitStack() as held:
+            if self.packed:
+                held.enter_context(packed_attention(model))
+            if self.lean:
+                held.enter_context(lean(model))
+            yield
 
 
 def choose(
@@ -46,17 +55,17 @@ def choose(
 ) -> Layout:
     """The layout for ``model``, still unwrapped. UserError TRAIN-020 where packing is asked for and not exact.
 
-    ``plain``: the model makes its own logits, because its output layer's weights are sharded.
+    ``plain``: every layer goes its own way, because its weights are sharded and gathered when it is called.
     """
     with _evaluating(model):
         head = None if plain else _head(model, examples, pad_id)
         if asked is False:
-            return Layout(False, head, pad_id, Decision("packing", False, say("why_in_recipe")))
+            return Layout(False, head, pad_id, not plain, Decision("packing", False, say("why_in_recipe")))
         difference, reason = _packed_difference(model, examples, pad_id, head)
     exact = difference is not None and difference <= _tolerance(model)
     if not exact and asked is True:
         raise refuse("TRAIN-020", stage=stage, key="finetune.packing", reason=reason)
-    return Layout(exact, head, pad_id, Decision("packing", exact, reason))
+    return Layout(exact, head, pad_id, not plain, Decision("packing", exact, reason))
 
 
 @contextmanager

@@ -1,23 +1,23 @@
 """Instruction rows and a model become an adapter or a model."""
 
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from easyllm.core.artifact import Decision
 from easyllm.core.batches import padding_id
 from easyllm.core.chat import seal, turn_end_id
-from easyllm.core.models import choose_dtype, local_model, quiet_libraries
+from easyllm.core.deepspeed_ops import prebuild
+from easyllm.core.models import local_model, quiet_libraries
 from easyllm.core.stage import Job, Result
-from easyllm.finetune import packing, product
+from easyllm.core.tuning.building import Tuned
+from easyllm.finetune import product
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
-from easyllm.finetune.method import Tuned, build
+from easyllm.finetune.launch import train
 from easyllm.finetune.order import order
+from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.rows import Rows, prepare
-from easyllm.finetune.training import Row, Training
-
-MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+from easyllm.finetune.training import Row
+from easyllm.finetune.work import Work
 
 
 def run(job: Job[FinetuneConfig]) -> Result:
@@ -25,36 +25,46 @@ def run(job: Job[FinetuneConfig]) -> Result:
     quiet_libraries()
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
     rows = prepare(job, directory)
-    dtype, why = choose_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    tuned = build(job.config, directory, dtype, job.seed, len(rows.tokenizer))
-    lengths = [len(example.ids) for example in rows.train]
-    shares = [example.source.share for example in rows.train]
-    steps = order(lengths, job.config.batch.global_samples, job.config.epochs, job.seed, shares)
-    filler = padding_id(rows.tokenizer)
-    layout = packing.choose(tuned.model, rows.train, job.config.packing, filler, job.stage)
-    training = Training(tuned.model, rows.train, steps, job.config, layout, job.out / ".state", MIXED[dtype])
-    curve, seconds = training.run()
+    device = device_kind(job.config.device)
+    dtype = choose(job.config, device)
+    trained = train(_work(job, directory, rows, device, dtype.value))
+    tuned, curve = trained.tuned, trained.rows
 
     write_curve(curve, job.out)
     product.write(job.out, tuned, rows)
     return Result(
         kind=tuned.kind,
-        metrics=_metrics(curve, rows, tuned) | {"training_seconds": round(seconds, 1)},
+        metrics=_metrics(curve, rows, tuned) | {"training_seconds": round(trained.seconds, 1)},
         decisions=[
             *tuned.decisions,
-            layout.decision,
-            Decision("dtype", str(dtype).removeprefix("torch."), why),
+            *trained.decisions,
+            dtype,
             *rows.decisions,
         ],
         records=_records(job, tuned, rows),
     )
 
 
+def _work(job: Job[FinetuneConfig], directory: Path, rows: Rows, device: str, dtype: str) -> Work:
+    config = job.config
+    lengths = [len(example.ids) for example in rows.train]
+    shares = [example.source.share for example in rows.train]
+    steps = order(lengths, config.batch.global_samples, config.epochs, job.seed, shares)[: config.max_steps]
+    cpu_adam = config.engine == "deepspeed" and config.deepspeed.offload_optimizer == "cpu"
+    return Work(
+        config=config, directory=directory, seed=job.seed, device=device, dtype=dtype, tokens=len(rows.tokenizer),
+        pad_id=padding_id(rows.tokenizer), train=rows.train, held_out=rows.held_out, steps=steps,
+        state=job.out / ".state", library=prebuild(job.cache_dir, device, job.stage) if cpu_adam else None,
+    )  # fmt: skip
+
+
 def _metrics(curve: list[Row], rows: Rows, tuned: Tuned) -> dict[str, Any]:
+    measured = [row.held_out_loss for row in curve if row.held_out_loss is not None]
     return {
         "steps": len(curve),
         "first_loss": curve[0].loss,
         "last_loss": curve[-1].loss,
+        **({"held_out_loss": measured[-1], "best_held_out_loss": min(measured)} if measured else {}),
         "rows": rows.audit.rows,
         "rows_same": rows.same,
         "rows_dropped": len(rows.audit.dropped),

@@ -1,30 +1,36 @@
-"""The training loop. accelerate moves, scales and clips; the arithmetic of batches and states is our own.
+"""The training loop, the same for every engine and for any number of ranks.
 
 transformers.Trainer is not used: it picks the state to go on from by directory name, whole or not, and it
 averages over micro batches of unlike label counts unless the model takes part; here a step's loss is the mean
-over all of its label tokens, however they are cut into micro batches.
+over all of its label tokens, however they are cut into micro batches and shared out over ranks.
 """
 
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
 
-from easyllm.core.batches import answer_loss
+from easyllm.core.batches import Batch, answer_loss
 from easyllm.core.errors import failed
-from easyllm.core.examples import Example
+from easyllm.core.examples import IGNORED, Example
 from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
+from easyllm.core.stop import StopOnRequest
 from easyllm.finetune import state
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.engines import Engine, Named, rank_and_ranks
 from easyllm.finetune.micro import share_out
+from easyllm.finetune.noise import EmbeddingNoise
 from easyllm.finetune.order import Step
 from easyllm.finetune.packing import Layout
+from easyllm.finetune.schedule import learning_rate
+from easyllm.finetune.validation import Watch
 
 
 @dataclass(frozen=True)
@@ -40,108 +46,184 @@ class Row:
     gradient_norm: float
     """Before clipping."""
     label_tokens: int
-
-
-def learning_rate(step: int, steps: int, highest: float, warmup_ratio: float) -> float:
-    """Rate of step ``step`` (from 1): a line up over the warm-up, then half a cosine towards zero."""
-    warmup = math.ceil(warmup_ratio * steps)
-    if step <= warmup:
-        return highest * step / warmup
-    return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1)))
+    held_out_loss: float | None = None
+    """The same over the rows held out, after the step; None where it was not measured."""
 
 
 class Training:
-    """Trains what requires a gradient in ``model``, step after step, and keeps its state in ``folder``."""
+    """Trains on this rank with ``engine``, step after step; the first rank keeps the state in ``folder``."""
 
     def __init__(
-        self, model: Any, examples: Sequence[Example], steps: Sequence[Step], config: FinetuneConfig,
-        layout: Layout, folder: Path, mixed_precision: str,
+        self, model: Any, engine: Engine, examples: Sequence[Example], held_out: Sequence[Example],
+        steps: Sequence[Step], config: FinetuneConfig, layout: Layout, folder: Path, device: torch.device,
+        noise: EmbeddingNoise | None = None,
     ) -> None:  # fmt: skip
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
-        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        # fused: 6.5 times faster on a CPU than the default, the same numbers to 6e-8.
-        optimizer = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
-        self._examples, self._steps, self._config = examples, steps, config
-        self._layout, self._folder = layout, folder
-        self._lengths = [len(example.ids) for example in examples]
-        self._unwrapped = model
+        self._unwrapped, self._engine, self._noise = model, engine, noise
+        self._examples, self._held_out, self._steps, self._config = examples, held_out, steps, config
+        self._layout, self._folder, self._device = layout, folder, device
+        self._rank, self._ranks = rank_and_ranks()
+        self._short = min(examples, key=lambda example: len(example.ids))
+        self.watch = Watch(config.validation)
         self.rows: list[Row] = []
+        self.stopped_early = False
 
-    def run(self) -> tuple[list[Row], float]:
-        """Every step that is not done yet: (the whole curve, seconds). StageFailed when the loss is NaN or zero."""
+    def run(self) -> float:
+        """Every step that is not done yet; the seconds it took.
+
+        StageFailed when the loss is NaN or zero; KeyboardInterrupt when SIGTERM came and the state is saved.
+        """
         self._go_on()
-        self._model.train()
+        started, stop = time.monotonic(), StopOnRequest()
+        bar_of_steps = progress("finetune", len(self._steps), "steps", len(self.rows)) if self._rank == 0 else None
+        try:
+            with self._layout.attention(self._unwrapped), bar_of_steps or nullcontext() as bar:
+                for number in range(len(self.rows) + 1, len(self._steps) + 1):
+                    if self.watch.enough:
+                        self.stopped_early = True
+                        break
+                    self._one(number, bar)
+                    asked = stop.agreed()
+                    if asked or (number % self._config.checkpoint_every_steps == 0 and number < len(self._steps)):
+                        self._save(number)
+                    if asked and number < len(self._steps):
+                        raise KeyboardInterrupt
+        finally:
+            stop.close()
+        return time.monotonic() - started
+
+    def weights(self) -> Named:
+        """What is to be published, on the first rank: those of the last step, or of the best measurement."""
+        best = self.watch.best_step
+        if self._config.validation.keep_best and best is not None and best != len(self.rows):
+            return state.load_best(self._folder, best) if self._rank == 0 else {}
+        return self._engine.weights()
+
+    def _one(self, number: int, bar: Progress | None) -> None:
         started = time.monotonic()
-        bar_of_steps = progress("finetune", len(self._steps), "steps", done=len(self.rows))
-        with self._layout.attention(self._unwrapped), bar_of_steps as bar:
-            for number in range(len(self.rows) + 1, len(self._steps) + 1):
-                self.rows.append(self._step(number))
-                self._report(bar)
-                if number % self._config.checkpoint_every_steps == 0 and number < len(self._steps):
-                    self._save(number)
-        return self.rows, time.monotonic() - started
+        row, tokens = self._step(number)
+        held_out = self._measure(number)
+        self.rows.append(Row(**asdict(row) | {"held_out_loss": held_out}))
+        if bar is None:
+            return
+        figures: dict[str, Any] = {"loss": row.loss, "epoch": row.epoch}
+        if held_out is not None:
+            figures["held-out loss"] = held_out
+        bar.advance(1, **figures, **{"tokens/s": round(tokens / (time.monotonic() - started))})
 
-    def _step(self, number: int) -> Row:
+    def _step(self, number: int) -> tuple[Row, int]:
+        """One optimizer step: (its row of the curve, tokens of all ranks)."""
         step, config = self._steps[number - 1], self._config
-        rate = learning_rate(number, len(self._steps), config.learning_rate, config.warmup_ratio)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        size, packed = config.batch.micro_samples, self._layout.packed
-        [micro] = share_out(step.rows, self._lengths, size, config.sequence_tokens, packed, 1)
-        batches = [self._layout.batch([self._examples[row] for row in rows]) for rows in micro]
-        labels = sum(batch.label_tokens for batch in batches)
-        total = 0.0
-        for batch in batches:
-            with self._accelerator.autocast():
-                loss = answer_loss(self._model, batch.to(self._accelerator.device), self._layout.head) / labels
-            total += loss.item()
-            self._accelerator.backward(loss)
-        norm = float(self._accelerator.clip_grad_norm_(self._trained.values(), config.max_gradient_norm))
-        self._watch(number, total, norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return Row(number, step.epoch, total, rate, norm, labels)
+        self._engine.model.train()
+        batches = self._batches(step.rows, self._examples)
+        labels, tokens = self._counted(batches, [self._examples[row] for row in step.rows])
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for index, (batch, weight) in enumerate(batches):
+            loss = self._loss(batch) * weight / labels
+            total += loss.detach()
+            self._engine.backward(loss, index + 1 == len(batches))
+        rate = learning_rate(number, len(self._steps), config.learning_rate, config.warmup_ratio, config.schedule)
+        norm = self._engine.step(rate)
+        loss_of_step = self._summed(total)
+        self._check(number, loss_of_step, norm)
+        return Row(number, step.epoch, loss_of_step, rate, norm, labels), tokens
 
-    def _watch(self, number: int, loss: float, norm: float) -> None:
+    def _batches(self, rows: Sequence[int], examples: Sequence[Example]) -> list[tuple[Batch, float]]:
+        """This rank's passes with their weight: 0 for one that only keeps the other ranks company."""
+        size, packed = self._config.batch.micro_samples, self._layout.packed
+        lengths = [len(example.ids) for example in examples]
+        every = share_out(rows, lengths, size, self._config.sequence_tokens, packed, self._ranks)
+        found = []
+        for micro in every[self._rank]:
+            if micro:
+                found.append((self._layout.batch([examples[row] for row in micro]), 1.0))
+            elif self._engine.together:
+                found.append((self._layout.batch([self._short]), 0.0))
+        return found
+
+    @staticmethod
+    def _counted(batches: Sequence[tuple[Batch, float]], examples: Sequence[Example]) -> tuple[int, int]:
+        """(label tokens, tokens) of the step; the first token of a row is no label."""
+        labels = sum(sum(label != IGNORED for label in example.labels[1:]) for example in examples)
+        return labels, sum(len(example.ids) for example in examples)
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        if self._noise:
+            self._noise.batch = batch
+        with self._engine.autocast():
+            return answer_loss(self._engine.model, batch.to(self._device), self._layout.head)
+
+    def _summed(self, value: torch.Tensor) -> float:
+        """Over the ranks."""
+        if self._ranks > 1:
+            dist.all_reduce(value)
+        return float(value)
+
+    def _measure(self, number: int) -> float | None:
+        """Loss over the rows held out where it is time for it; the best weights are kept where they are asked for."""
+        last = number == len(self._steps)
+        ends = not last and self._steps[number].epoch != self._steps[number - 1].epoch
+        if not self._held_out or not self.watch.due(number, last, ends):
+            return None
+        loss = self._held_out_loss()
+        if self.watch.better(number, loss) and self._config.validation.keep_best:
+            weights = self._engine.weights()
+            if self._rank == 0:
+                state.save_best(self._folder, number, weights)
+        return loss
+
+    def _held_out_loss(self) -> float:
+        self._engine.model.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        batches = self._batches(range(len(self._held_out)), self._held_out)
+        labels, _ = self._counted(batches, self._held_out)
+        with torch.no_grad():
+            for batch, weight in batches:
+                total += self._loss(batch) * weight
+        return self._summed(total) / labels
+
+    def _check(self, number: int, loss: float, norm: float) -> None:
         """Stop on what no further step can mend. fp16 scales its own overflowing gradients, so they may pass."""
-        scaled = self._accelerator.scaler is not None
-        if math.isfinite(loss) and loss != 0 and (math.isfinite(norm) or scaled):
+        dtype = self._engine.dtype
+        if math.isfinite(loss) and loss != 0 and (math.isfinite(norm) or dtype == torch.float16):
             return
         code = "TRAIN-004" if loss == 0 else "TRAIN-005" if number == 1 else "TRAIN-006"
         rate = self._config.learning_rate
-        figures = {"step": number, "loss": loss, "norm": norm, "precision": self._accelerator.mixed_precision}
+        figures = {"step": number, "loss": loss, "norm": norm, "precision": str(dtype).removeprefix("torch.")}
         raise failed(code, stage="finetune", key="finetune.learning_rate", rate=rate, **figures)
 
-    def _report(self, bar: Progress) -> None:
-        row = self.rows[-1]
-        bar.advance(1, loss=row.loss, epoch=row.epoch)
-
     def _save(self, number: int) -> None:
-        scaler = self._accelerator.scaler
-        kept = {
-            "weights": {name: p.detach().cpu() for name, p in self._trained.items()},
-            "optimizer": self._optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            "scaler": scaler.state_dict() if scaler else None,
-            "rows": [asdict(row) for row in self.rows],
-        }
-        state.save(self._folder, number, kept)
+        """Every rank calls it; the first writes last what makes the state count."""
+        beside = state.ranks_folder(self._folder, number)
+        kept = {"engine": self._engine.state(beside), "rows": [asdict(row) for row in self.rows]}
+        random: list[Any] = [_random()]
+        if self._ranks > 1:
+            random = [None] * self._ranks
+            dist.all_gather_object(random, _random())
+        if self._rank == 0:
+            kept |= {"random": random, "watch": self.watch.as_record()}
+            state.save(self._folder, number, kept, self.watch.best_step)
 
     def _go_on(self) -> None:
         """Take up the newest state, if there is one."""
         kept = state.newest(self._folder)
         if kept is None:
             return
-        with torch.no_grad():
-            for name, parameter in self._trained.items():
-                parameter.copy_(kept["weights"][name])
-        self._optimizer.load_state_dict(kept["optimizer"])
-        torch.set_rng_state(kept["random"])
-        if kept["random_cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(kept["random_cuda"])
-        if kept["scaler"] is not None and self._accelerator.scaler:
-            self._accelerator.scaler.load_state_dict(kept["scaler"])
         self.rows = [Row(**row) for row in kept["rows"]]
-        note(say("going_on", stage="finetune", step=len(self.rows), steps=len(self._steps)))
+        done = len(self.rows)
+        self._engine.restore(kept["engine"], state.ranks_folder(self._folder, done))
+        self.watch.restore(kept["watch"])
+        _set_random(kept["random"][self._rank])
+        if self._rank == 0:
+            note(say("going_on", stage="finetune", step=done, steps=len(self._steps)))
+
+
+def _random() -> dict[str, torch.Tensor]:
+    """Where this rank's generators stand."""
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **gpu}
+
+
+def _set_random(kept: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(kept["cpu"])
+    if "cuda" in kept and torch.cuda.is_available():
+        torch.cuda.set_rng_state(kept["cuda"])

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from easyllm.core import deepspeed_ops
 from easyllm.core.families.weights import Weights
 from easyllm.core.megatron.architecture import Architecture
 from easyllm.core.megatron.checkpoint import (
@@ -21,7 +22,7 @@ from easyllm.core.megatron.checkpoint import (
 )
 from easyllm.core.megatron.model import build_model, choose_layers
 from easyllm.core.megatron.session import set_seeds
-from easyllm.pretrain import deepspeed_ops, schedule
+from easyllm.pretrain import schedule
 from easyllm.pretrain.batch import layout_of
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_config import Extras, generated, merged

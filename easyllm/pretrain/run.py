@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.deepspeed_ops import prebuild
 from easyllm.core.errors import StageFailed, UserError, failed, refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
@@ -20,7 +21,6 @@ from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_checks import own_json
 from easyllm.pretrain.deepspeed_config import Extras
-from easyllm.pretrain.deepspeed_ops import prebuild
 from easyllm.pretrain.handover import clear, finished, hand_over, read_outcome
 from easyllm.pretrain.heartbeat import read_hung
 from easyllm.pretrain.job import RankJob, Start

@@ -17,6 +17,7 @@ from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.core.messages import say
 from easyllm.core.progress import Progress, note, progress
+from easyllm.core.stop import StopOnRequest
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
 from easyllm.pretrain.blends import Blends, held_out_share
@@ -25,7 +26,6 @@ from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
 from easyllm.pretrain.meeting import meet
 from easyllm.pretrain.peaks import choose_peak
-from easyllm.pretrain.stop import StopOnRequest
 from easyllm.pretrain.tracking import Trackers
 
 if TYPE_CHECKING:

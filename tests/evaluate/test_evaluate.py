@@ -77,9 +77,9 @@ def test_what_was_taught_is_answered_by_the_tuned_model_only(tuned: Path) -> Non
     assert rows[0]["tuned_hit"] is None
     report = (out / "report.md").read_text("utf-8")
     tables = [line for line in report.splitlines() if line.startswith("|")]
-    assert "✓ The door is red." in report
+    assert report.count("✓ The door is red.") == 2  # the adapter's and the merged model's
     assert "| a \\| b [bold]c |" in report
-    assert all(line.replace("\\|", "").count("|") in (4, 5) for line in tables)
+    assert all(line.replace("\\|", "").count("|") in (5, 6) for line in tables)
 
 
 def test_answers_do_not_depend_on_who_else_is_in_the_batch(tuned: Path) -> None:

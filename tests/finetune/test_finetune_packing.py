@@ -77,7 +77,7 @@ def test_packed_rows_give_the_logits_losses_and_gradients_of_rows_alone(case: st
         own_head = answer_loss(model, pack(examples))
     assert own_head.item() == pytest.approx(sum(one.item() for one in alone), rel=1e-5)
     parts = [model(**pad([example], 0).fed).logits[0] for example in examples]
-    assert float((logits[0] - torch.cat(parts)).abs().max() / logits.abs().max()) < 1e-5
+    assert ((logits[0] - torch.cat(parts)).abs().max() / logits.abs().max()).item() < 1e-5
     for part, example, one in zip(logits[0].split([len(e.ids) for e in examples]), examples, alone, strict=True):
         labels = torch.tensor(example.labels[1:])
         loss = torch.nn.functional.cross_entropy(part[:-1], labels, ignore_index=IGNORED, reduction="sum")

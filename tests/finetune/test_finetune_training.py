@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from easyllm.core.chat import load_tokenizer, seal
@@ -128,10 +127,12 @@ def test_pit_10_a_loss_that_is_not_a_number_stops_with_a_diagnosis(tmp_path: Pat
 
 
 def test_pit_10_a_loss_of_exactly_zero_stops_with_a_diagnosis() -> None:
-    training = SimpleNamespace(_accelerator=Accelerator(cpu=True), _config=SimpleNamespace(learning_rate=1e-3))
+    training = SimpleNamespace(
+        _engine=SimpleNamespace(dtype=torch.float32), _config=SimpleNamespace(learning_rate=1e-3)
+    )
     with pytest.raises(StageFailed, match=r"TRAIN-004.*step 7: loss 0.*fp16 overflow"):
-        Training._watch(training, 7, 0.0, 1.0)
-    Training._watch(training, 7, 0.5, 1.0)  # and says nothing of a good step
+        Training._check(training, 7, 0.0, 1.0)
+    Training._check(training, 7, 0.5, 1.0)  # and says nothing of a good step
 
 
 def test_a_learning_rate_that_blows_up_stops_and_says_which_option_to_lower(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ ONE_RANK = {
 @pytest.fixture(scope="session")
 def cpu_adam(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """DeepSpeed's CPU Adam, compiled once a test run as the stage does it, but without the optimizer's minutes."""
-    from easyllm.pretrain.deepspeed_ops import prebuild
+    from easyllm.core.deepspeed_ops import prebuild
 
     folder = tmp_path_factory.mktemp("cpu-adam")
     compiler = folder / "c++-unoptimised"

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from easyllm.core import deepspeed_ops
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.inputs import Input
 from easyllm.core.stage import Job
-from easyllm.pretrain import deepspeed_ops
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from tiny_megatron import pretrain_job
@@ -166,7 +166,7 @@ def test_an_op_that_is_not_prebuilt_is_an_error_in_a_rank_and_compiles_nothing(t
     code = (
         "import torch.distributed as dist\n"
         "dist.init_process_group('gloo', rank=0, world_size=1, store=dist.HashStore())\n"
-        "from easyllm.pretrain.deepspeed_ops import imported\n"
+        "from easyllm.core.deepspeed_ops import imported\n"
         "imported('cpu', None).comm.init_distributed('gloo')\n"  # compiles its shared memory if it may
         "from deepspeed.ops.op_builder import CPUAdamBuilder\n"
         "try:\n    CPUAdamBuilder().load()\n"

@@ -31,6 +31,18 @@ def save_model(model: Any, tokenizer: Any, base: Path, out: Path) -> list[int]:
     return save_beside(tokenizer, base, out)
 
 
+def save_adapter(model: Any, saved: list[str], out: Path) -> None:
+    """The adapter as stock PEFT loads it; ``saved`` are the layers it trains whole."""
+    model.save_pretrained(out, save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    (out / "adapter_model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    config = json.loads((out / "adapter_config.json").read_text("utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # peft writes a set, in another order each time
+    # peft leaves a tied head out of the file, and then ties nothing when it loads embeddings called wte (GPT-2).
+    config["modules_to_save"] = saved or None
+    write_whole(out / "adapter_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
 def save_beside(tokenizer: Any, base: Path, out: Path) -> list[int]:
     """Tokenizer, template in both places and generation config beside the weights in ``out``.
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import StageFailed, refuse
@@ -15,8 +14,8 @@ from easyllm.core.models import load_model
 from easyllm.core.progress import note
 from easyllm.core.tuning import targets, vocabulary
 from easyllm.core.tuning.layers import hit
+from easyllm.core.tuning.methods import Tuning
 from easyllm.core.tuning.quantised import load_base, quantisation_record
-from easyllm.finetune.config import FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,16 @@ class Tuned:
     """For the manifest: "method", "quantisation", "targets", "vocabulary"."""
 
 
-def build(config: FinetuneConfig, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None = None) -> Tuned:
+def build(
+    config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None = None, stage: str = "finetune"
+) -> Tuned:
     """The base in ``directory`` made ready by ``config.method``; the same seed draws the same weights on every rank.
 
     ``tokens`` is what the tokenizer knows: where the base has fewer rows, it grows.
     """
-    return _full(directory, seed, tokens) if config.method == "full" else _lora(config, directory, dtype, seed, tokens)
+    if config.method == "full":
+        return _full(directory, seed, tokens)
+    return _lora(config, directory, dtype, seed, tokens, stage)
 
 
 def _full(directory: Path, seed: int, tokens: int | None) -> Tuned:
@@ -56,24 +59,24 @@ def _full(directory: Path, seed: int, tokens: int | None) -> Tuned:
     return Tuned(model, "model", directory, [], decisions, records)
 
 
-def _lora(config: FinetuneConfig, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None) -> Tuned:
+def _lora(config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None, stage: str) -> Tuned:
     """Nothing of ``prepare_model_for_kbit_training`` is needed: it casts every norm and embedding to fp32.
 
     PEFT freezes the base and keeps the adapter in fp32 by itself.
     """
     asked = [] if config.lora.save_modules == "auto" else config.lora.save_modules
-    chosen = targets.choose(directory, config.lora.targets, asked)
+    chosen = targets.choose(directory, config.lora.targets, asked, stage)
     quantisation = quantisation_record(config.method, config.quantisation, dtype)
-    base = load_base(directory, dtype, quantisation)
+    base = load_base(directory, dtype, quantisation, stage)
     torch.manual_seed(seed)
     rows, decisions = vocabulary.rows(base), [chosen.decision]
     grown = vocabulary.grow(base, tokens)
     if grown:
         decisions.append(_grown(base, rows))
     saved, tied = _saved(base, asked, grown and config.lora.save_modules == "auto")
-    _require_trainable(base, saved)
+    _require_trainable(base, saved, stage)
     model = _with_adapter(base, config, chosen, saved, tied)
-    _tell(chosen)
+    _tell(chosen, stage)
     records = _records(config.method, base, quantisation, chosen.as_record())
     return Tuned(model, "adapter", directory, saved, decisions, records)
 
@@ -102,7 +105,7 @@ def _saved(base: Any, asked: list[str], grown: bool) -> tuple[list[str], bool]:
     return [*[name for name in asked if not hit([name], ends)], *both], tied
 
 
-def _require_trainable(base: Any, saved: list[str]) -> None:
+def _require_trainable(base: Any, saved: list[str], stage: str) -> None:
     """TARGET-005 where a layer to be trained whole is stored in 8 or 4 bits."""
     stored = {
         name.removesuffix(".weight"): 8 if weight.dtype == torch.int8 else 4
@@ -112,12 +115,14 @@ def _require_trainable(base: Any, saved: list[str]) -> None:
     for path, bits in stored.items():
         found = [name for name in saved if f".{name}." in f".{path}."]
         if found:
-            place = {"stage": "finetune", "key": "finetune.lora.save_modules"}
-            raise refuse("TARGET-005", **place, unknown=", ".join(found), bits=bits)
+            key = f"{stage}.lora.save_modules"
+            raise refuse("TARGET-005", stage=stage, key=key, unknown=", ".join(found), bits=bits)
 
 
-def _with_adapter(base: Any, config: FinetuneConfig, chosen: targets.Targets, saved: list[str], tied: bool) -> Any:
+def _with_adapter(base: Any, config: Tuning, chosen: targets.Targets, saved: list[str], tied: bool) -> Any:
     """The model with its adapter, fresh; nothing else requires a gradient."""
+    from peft import LoraConfig, get_peft_model  # here: it imports bitsandbytes, which talks before it is silenced
+
     lora = LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
@@ -135,16 +140,14 @@ def _with_adapter(base: Any, config: FinetuneConfig, chosen: targets.Targets, sa
             parameter.data = parameter.data.float()  # PEFT keeps layers trained whole in the base's precision
     found = sum(name.endswith("lora_A.default") for name, _ in adapted.named_modules())
     if found != len(chosen.paths):
-        raise StageFailed(
-            f"finetune: {len(chosen.paths)} layers were chosen, and the adapter stands on {found}: {chosen.names}"
-        )
+        raise StageFailed(f"{len(chosen.paths)} layers were chosen, and the adapter stands on {found}: {chosen.names}")
     return adapted
 
 
-def _tell(chosen: targets.Targets) -> None:
+def _tell(chosen: targets.Targets, stage: str) -> None:
     """Which layers were chosen, where a person sees it: q_proj x 30, v_proj x 30."""
     counts = Counter(path.rpartition(".")[2] for path in chosen.paths)
     names = ", ".join(f"{name} x {count}" for name, count in counts.items())
-    note(say("adapting", stage="finetune", layers=len(chosen.paths), names=names))
+    note(say("adapting", stage=stage, layers=len(chosen.paths), names=names))
     if chosen.left:
-        note(say("adapting_left", stage="finetune", left=", ".join(chosen.left)))
+        note(say("adapting_left", stage=stage, left=", ".join(chosen.left)))

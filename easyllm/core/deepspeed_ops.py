@@ -33,12 +33,12 @@ ACCELERATOR = "DS_ACCELERATOR"
 """The environment's name for what DeepSpeed takes the machine for; left alone it warns, or takes a GPU it may not."""
 
 
-def prebuild(cache: Path, device: str) -> Path | None:
+def prebuild(cache: Path, device: str, stage: str = "pretrain") -> Path | None:
     """The compiled CPU Adam below ``cache``; None where DeepSpeed's own package has it, as in the image.
 
-    UserError without a C++ compiler; StageFailed where it does not compile.
+    ``stage`` is who needs it. UserError without a C++ compiler; StageFailed where it does not compile.
     """
-    if _run(["look"], device)["prebuilt"]:
+    if _run(["look"], device, stage)["prebuilt"]:
         return None
     home = cache / "ops" / _key(device)
     library = home / OP / f"{OP}.so"
@@ -46,14 +46,14 @@ def prebuild(cache: Path, device: str) -> Path | None:
         return library
     compiler = os.environ.get("CXX") or "c++"
     if shutil.which(compiler) is None:
-        raise refuse("PRETRAIN-078", stage="pretrain", key="pretrain.deepspeed.offload_optimizer", compiler=compiler)
+        raise refuse("PRETRAIN-078", stage=stage, key=f"{stage}.deepspeed.offload_optimizer", compiler=compiler)
     home.parent.mkdir(parents=True, exist_ok=True)
     _sweep(home.parent)
     place = home.parent / f".{platform.node()}.{os.getpid()}"
     note(say("compiling_op", op=OP, place=home))
     shutil.rmtree(place, ignore_errors=True)
     try:
-        _run(["build", str(place)], device)
+        _run(["build", str(place)], device, stage)
         if not library.is_file():  # another run may have been first
             os.rename(place, home)
             sync_directory(home.parent)
@@ -123,9 +123,9 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _run(arguments: list[str], device: str) -> dict[str, Any]:
+def _run(arguments: list[str], device: str, stage: str) -> dict[str, Any]:
     """This module as a program of its own: DeepSpeed takes a machine for one kind once a process."""
-    command = [sys.executable, "-W", "ignore", "-m", "easyllm.pretrain.deepspeed_ops", *arguments]
+    command = [sys.executable, "-W", "ignore", "-m", "easyllm.core.deepspeed_ops", *arguments]
     environment = os.environ | ({ACCELERATOR: "cpu"} if device == "cpu" else {})
     with TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
         process = subprocess.Popen(
@@ -138,7 +138,8 @@ def _run(arguments: list[str], device: str) -> dict[str, Any]:
         words.seek(0)
         lines = words.read().splitlines()
     if code:
-        raise failed("PRETRAIN-079", stage="pretrain", op=OP, code=code, log="\n".join(lines[-20:]))
+        key = f"{stage}.deepspeed.offload_optimizer"
+        raise failed("PRETRAIN-079", stage=stage, key=key, op=OP, code=code, log="\n".join(lines[-20:]))
     found: dict[str, Any] = json.loads(lines[-1])
     return found
 

@@ -1,0 +1,208 @@
+"""lm-eval's tasks on a model of ours: it renders, splits and scores, and asks us for log-probabilities and answers."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+from lm_eval import simple_evaluate
+from lm_eval.api import task as harness_tasks
+from lm_eval.api.model import TemplateLM
+from lm_eval.tasks import TaskManager
+from tqdm import tqdm
+
+from easyllm.core.errors import refuse
+from easyllm.core.messages import say
+from easyllm.core.progress import Progress, note
+from easyllm.core.stage import Job
+from easyllm.evaluate.config import EvaluateConfig
+from easyllm.evaluate.speakers import Speaker
+from easyllm.evaluate.taskfiles import TaskFile, matches
+
+SEED = 1234
+RESAMPLES = 1000
+"""Of a bootstrap, for the standard error of a metric that is no mean; lm-eval seeds it itself."""
+Measured = dict[str, dict[str, tuple[float, float | None]]]
+"""By task and metric: (value, standard error; None where there is none)."""
+
+
+class Tasks:
+    """The tasks of a recipe, loaded once before any model is, so that what is missing is told at once."""
+
+    def __init__(self, job: Job[EvaluateConfig], own: Sequence[TaskFile]) -> None:
+        """Raises UserError EVAL-013 for a name that nobody knows and EVAL-014 where a task's data is not here."""
+        self._config = job.config
+        names = job.config.tasks
+        folder = job.inputs["task_folder"].path if "task_folder" in job.inputs else None
+        with _quiet():
+            self._manager = _manager(folder, names)
+            unknown = [name for name in names if name not in self._manager.all_tasks]
+            if unknown:
+                shown = ", ".join(unknown)
+                raise refuse("EVAL-013", stage=job.stage, key="evaluate.tasks", names=shown, folder=str(folder or "-"))
+            self._loaded = [task for name in names for task in self._of_name(job, name)]
+            files = [_as_task(file, job.config) for file in own]
+            self._loaded += self._manager.load(files)["tasks"].values() if files else []
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def score(self, speaker: Speaker, tokenizer: Any, bar: Progress) -> Measured:
+        """Every metric of every task for one model."""
+        config = self._config
+        model = Model(speaker, tokenizer, config, bar)
+        with _quiet():
+            found = simple_evaluate(
+                model=model, tasks=list(self._loaded), task_manager=self._manager, num_fewshot=config.shots,
+                limit=config.limit_rows, apply_chat_template=config.chat, bootstrap_iters=RESAMPLES,
+                log_samples=False, random_seed=SEED, numpy_random_seed=SEED, torch_random_seed=SEED,
+                fewshot_random_seed=SEED,
+            )  # fmt: skip
+        assert found is not None
+        return {name: _metrics(values) for name, values in found["results"].items()}
+
+    def _of_name(self, job: Job[EvaluateConfig], name: str) -> list[Any]:
+        try:
+            return list(self._manager.load([name])["tasks"].values())
+        except (OSError, ValueError, KeyError, ImportError) as error:  # datasets' own errors are OSErrors
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise refuse("EVAL-014", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error
+
+
+class Model(TemplateLM):  # type: ignore[misc]
+    """What lm-eval asks, answered by a Speaker; the same token ids whoever speaks."""
+
+    def __init__(self, speaker: Speaker, tokenizer: Any, config: EvaluateConfig, bar: Progress) -> None:
+        super().__init__()
+        self.tokenizer, self._speaker, self._config, self._bar = tokenizer, speaker, config, bar
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        first = self.tokenizer.bos_token_id
+        return self.eot_token_id if first is None else int(first)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        # A chat template writes its own special tokens.
+        special = not self._config.chat if add_special_tokens is None else add_special_tokens
+        return list(self.tokenizer.encode(string, add_special_tokens=special))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )  # fmt: skip
+
+    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        return self._speaker.score(pairs, self._bar)
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
+        pairs = [([self.prefix_token_id], ids) for ids in texts]
+        return [total for total, _ in self._speaker.score(pairs, self._bar)]
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        found = [""] * len(requests)
+        longest = [int(r.args[1].get("max_gen_toks", self._config.max_new_tokens)) for r in requests]
+        for limit in sorted(set(longest)):
+            rows = [row for row, asked in enumerate(longest) if asked == limit]
+            said = self._speaker.say([self.tok_encode(requests[row].args[0]) for row in rows], limit, self._bar)
+            for row, ids in zip(rows, said, strict=True):
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                stops = requests[row].args[1].get("until") or []
+                for stop in [stops] if isinstance(stops, str) else stops:
+                    text = text.split(stop)[0] if stop else text
+                found[row] = text
+        return found
+
+
+def _manager(folder: Path | None, names: Sequence[str]) -> TaskManager:
+    """What knows the names: the user's folder, and lm-eval's own 10,000 only where a name is not in it."""
+    where = str(folder) if folder else None
+    own = TaskManager(include_path=where, include_defaults=False)
+    if all(name in own.all_tasks for name in names):
+        return own
+    note(say("evaluate_reading_tasks"))
+    return TaskManager(include_path=where)
+
+
+def _as_task(file: TaskFile, config: EvaluateConfig) -> dict[str, Any]:
+    """lm-eval's configuration of a user's own file."""
+
+    def rows(**_: Any) -> dict[str, Any]:
+        return {"test": datasets.Dataset.from_list(file.rows)}
+
+    shared = {
+        "task": file.name, "custom_dataset": rows, "test_split": "test", "fewshot_split": "test", "num_fewshot": None,
+    }  # fmt: skip
+    plain = not config.chat
+    if file.kind == "choice":
+        return shared | {
+            "output_type": "multiple_choice",
+            "doc_to_text": "Question: {{question}}\nAnswer:" if plain else "{{question}}",
+            "doc_to_choice": lambda row: row["choices"],
+            "doc_to_target": lambda row: row["answer"],
+            "metric_list": [_mean("acc"), _mean("acc_norm")],
+        }
+    return shared | {
+        "output_type": "generate_until",
+        "doc_to_text": "Question: {{prompt}}\nAnswer:" if plain else "{{prompt}}",
+        "doc_to_target": lambda row: row["answers"][0],
+        "process_results": lambda row, said: {"acc": float(matches(said[0], row))},
+        "generation_kwargs": {
+            "do_sample": False, "max_gen_toks": config.max_new_tokens, "until": ["\n\n"] if plain else [],
+        },
+        "metric_list": [_mean("acc")],
+    }  # fmt: skip
+
+
+def _mean(metric: str) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+
+
+def _metrics(values: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """lm-eval's {"acc,none": ..., "acc_stderr,none": ...} by plain names; another filter than none keeps its name."""
+    found = {}
+    for key, value in values.items():
+        metric, _, kind = key.partition(",")
+        if kind and not metric.endswith("_stderr") and isinstance(value, int | float):
+            spread = values.get(f"{metric}_stderr,{kind}")
+            name = metric if kind == "none" else f"{metric} ({kind})"
+            found[name] = (float(value), float(spread) if isinstance(spread, int | float) else None)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No network, no log lines and no bars of lm-eval and datasets: the progress shown is ours."""
+    logger = logging.getLogger("lm_eval")
+    level, hub, bar = logger.level, huggingface_hub.constants.HF_HUB_OFFLINE, harness_tasks.tqdm
+    offline = datasets.config.HF_HUB_OFFLINE
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    harness_tasks.tqdm = partial(tqdm, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = hub, offline
+        harness_tasks.tqdm = bar

@@ -1,0 +1,55 @@
+"""What can be asked of an export."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from easyllm.core.inputs import Takes
+from easyllm.core.section import Section
+
+Gguf = Literal["f16", "q8_0", "q4_k_m"]
+
+
+class Card(Section):
+    """What only a person can say in a model card; the rest is read from the manifests."""
+
+    license: str | None = None
+    """Licence of the model, as the hub names it (apache-2.0, mit, other, ...). Unset: the base's own card is asked."""
+    language: list[str] = []
+    """Languages it speaks, such as en and zh."""
+    base_model: str | None = None
+    """Hub name of the model it was made from, such as HuggingFaceTB/SmolLM2-135M-Instruct."""
+    datasets: list[str] = []
+    """Hub names of the data sets it was trained on."""
+    tags: list[str] = []
+    """More words to find it by."""
+    title: str | None = None
+    """Heading of the card. Unset: the recipe's name."""
+    about: str | None = None
+    """A paragraph in your own words: what it is for, and what it must not be used for."""
+
+
+class Hub(Section):
+    """The folder that one command uploads."""
+
+    repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the repository on the hub, such as org/name."""
+
+
+class ExportConfig(Section):
+    """A model in the forms that other programs read, each proven to say the same, and a folder ready for a hub."""
+
+    model: Annotated[str, Takes("model", "model")] = "merge"
+    """The model: a stage (merge, convert, finetune with method full), a directory, hf:, modelscope: or package:NAME."""
+    layouts: list[Literal["v4"]] = ["v4"]
+    """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7, which read what transformers 5 saves wrongly."""
+    v4_packages: str | None = None
+    """Folder with transformers 4.51.3 of its own, in which layout v4 is proven. Unset: the one in the cache, if any."""
+    gguf: list[Gguf] = []
+    """GGUF files for llama.cpp, each proven in llama.cpp itself."""
+    card: Card = Card()
+    """Fields of the model card."""
+    scores: Annotated[str | None, Takes("artifact", "scores")] = None
+    """The evaluation whose table stands in the card: a stage or its directory."""
+    hub: Hub | None = None
+    """Unset: the folder is made all the same, without a repository's name in it."""

@@ -1,0 +1,34 @@
+"""Where layout v4 is proven: the folder of packages of its own, and the command that makes it. No torch."""
+
+from pathlib import Path
+
+from easyllm.core.artifact import Decision
+from easyllm.core.messages import say
+from easyllm.core.stage import Job
+from easyllm.export.config import ExportConfig
+from easyllm.export.v4 import READER
+
+
+def v4_packages(job: Job[ExportConfig]) -> Path | None:
+    """The folder that holds the reader's transformers; None where nobody has made it."""
+    asked = job.config.v4_packages
+    folder = Path(asked).expanduser() if asked else default_packages(job.cache_dir)
+    return folder if asked or (folder / "transformers").is_dir() else None
+
+
+def default_packages(cache: Path) -> Path:
+    return cache / f"transformers-{READER['transformers']}"
+
+
+def command(folder: Path) -> str:
+    """Without dependencies: torch and the rest are this environment's own."""
+    wanted = " ".join(f"{name}=={version}" for name, version in READER.items())
+    return f"pip install --no-deps --target {folder} {wanted}"
+
+
+def v4_decision(job: Job[ExportConfig]) -> Decision:
+    """Whether the layout is proven here, and how it could be."""
+    if v4_packages(job) is not None:
+        return Decision("layout v4", "proven", say("why_v4_proven", version=READER["transformers"]))
+    how = command(Path(job.config.v4_packages or default_packages(job.cache_dir)))
+    return Decision("layout v4", "not proven", say("why_v4_unproven", command=how))
