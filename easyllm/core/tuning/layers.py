@@ -17,6 +17,7 @@ from easyllm.core.errors import Problem, problem, refuse
 
 R = TypeVar("R")
 
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.\d+\.")
 _GGUF_LINEAR = {
     "attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj",
@@ -46,9 +47,15 @@ class Header:
 
     @property
     def linear(self) -> list[str]:
-        """Paths of the matrices inside the repeated blocks; embeddings and output head stand outside of them."""
-        names = (name.removesuffix(".weight") for name, shape in self.shapes.items() if len(shape) == 2)
-        return [name for name in names if _BLOCK.search(f".{name}.")]
+        """Paths of the matrices inside the repeated blocks; embeddings and output head stand outside of them.
+
+        Experts are not among them, nor the router that chooses between them: transformers keeps all experts of a
+        block in one tensor, whatever the file does.
+        """
+        names = [name.removesuffix(".weight") for name, shape in self.shapes.items() if len(shape) == 2]
+        experts = any(_EXPERT.search(name) for name in names)
+        inside = [name for name in names if _BLOCK.search(f".{name}.") and not _EXPERT.search(name)]
+        return [name for name in inside if not (experts and name.endswith(".gate"))]
 
     def size(self, name: str) -> int:
         """Numbers in one tensor."""
