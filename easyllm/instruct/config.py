@@ -155,4 +155,4 @@ class InstructConfig(Section):
     held_out_rows: int = Field(default=0, ge=0)
     """Accepted rows kept out of training, with every row of the same instruction: heldout.jsonl."""
     write: Literal["alpaca", "messages", "sharegpt", "self-instruct"] = "alpaca"
-    """Format of the rows; finetune reads the first two."""
+    """Format of the rows; finetune reads all but self-instruct."""
