@@ -16,7 +16,8 @@ from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weigh
 def plan(job: Job[AlignConfig]) -> Plan:
     """Rows and steps where the data can be read, memory where the base can."""
     rate, why = rate_of(job.config)
-    decisions = [Decision("learning rate", rate, why), Decision("reference", *reference_of(job.config))]
+    reference, why_reference = reference_of(job.config)
+    decisions = [Decision("learning rate", rate, why), Decision("reference", reference, why_reference)]
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
     header = read_header(job.inputs["base"].path) if job.ready("base") and not is_adapter(job) else None
     if header is None:

@@ -68,6 +68,7 @@ def run(job: Job[AlignConfig]) -> Result:
     _write_report(job, report, rows)
     held_out = write(job.out, tuned, rows.tokenizer, rows.held_out, start)
     rate, why_rate = rate_of(job.config)
+    reference, why_reference = reference_of(job.config)
     return Result(
         kind=tuned.kind,
         metrics=_metrics(curve, report, rows)
@@ -76,7 +77,7 @@ def run(job: Job[AlignConfig]) -> Result:
             *tuned.decisions,
             Decision("dtype", str(dtype).removeprefix("torch."), why),
             Decision("learning rate", rate, why_rate),
-            Decision("reference", *reference_of(job.config)),
+            Decision("reference", reference, why_reference),
             *rows.decisions,
         ],
         records={

@@ -8,6 +8,8 @@ from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
 
 Gguf = Literal["f16", "q8_0", "q4_k_m"]
+SHARE = {"f16": 1.0, "q8_0": 0.54, "q4_k_m": 0.4}
+"""Of 16 bits a weight, rounded up."""
 
 
 class Card(Section):

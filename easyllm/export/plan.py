@@ -6,13 +6,9 @@ from easyllm.core.artifact import Decision
 from easyllm.core.families.weights import weight_files
 from easyllm.core.models import present_model
 from easyllm.core.stage import Job, Plan
-from easyllm.export.config import ExportConfig
+from easyllm.export.config import SHARE, ExportConfig
 from easyllm.export.licence import licence_of
 from easyllm.export.proving import v4_decision
-
-SHARE = {"f16": 1.0, "q8_0": 0.54, "q4_k_m": 0.4}
-"""Of 16 bits a weight, rounded up."""
-
 
 def plan(job: Job[ExportConfig]) -> Plan:
     """Disk, memory and what proves each form."""
@@ -21,7 +17,7 @@ def plan(job: Job[ExportConfig]) -> Plan:
     figures |= {"layouts": ", ".join(config.layouts) or "-", "gguf files": ", ".join(config.gguf) or "-"}
     decisions = [v4_decision(job)] if config.layouts else []
     licence = licence_of(job)
-    decisions += [Decision("license", *licence)] if licence else []
+    decisions += [Decision("license", licence[0], licence[1])] if licence else []
     weights, values = _sizes(job)
     kinds = {*config.gguf} | ({"f16"} if "q4_k_m" in config.gguf else set())
     disk = weights + int(sum(SHARE[kind] * 2 * values for kind in kinds))  # linked or, on another disk, copied

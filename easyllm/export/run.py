@@ -59,7 +59,7 @@ def run(job: Job[ExportConfig]) -> Result:
     return Result(
         kind="exports",
         metrics=metrics,
-        decisions=[*decisions, Decision("license", *licence)],
+        decisions=[*decisions, Decision("license", licence[0], licence[1])],
         records={"parity": proofs, "hub": {"files": files, "repo": config.hub.repo if config.hub else None}},
     )
 

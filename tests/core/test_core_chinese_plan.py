@@ -161,7 +161,8 @@ def test_bars_tables_and_the_doctor_speak_chinese(chinese: None, capsys: pytest.
     assert re.match(r"finetune：2/2 训练步 · .* s · 损失 0.5 轮次 1\n", capsys.readouterr().err)
     loss = Loss(rows=2, label_tokens=9, loss=1.5)
     asked = [Question("How many?", ("12",))]
-    scores = Scores({"base": "b", "tuned": "t"}, {"base": loss, "tuned": loss}, asked, {"base": ["1"], "tuned": ["12"]})
+    losses, said = {"base": loss, "tuned": loss}, {"base": ["1"], "tuned": ["12"]}
+    scores = Scores({"base": "b", "tuned": "t"}, asked, losses, said)
     show(scores)
     table = capsys.readouterr().err
     for name in ("基座模型 (b)", "微调后 (t)", "困惑度", "符合期望的回答", "提示", "期望"):
