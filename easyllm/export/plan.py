@@ -10,6 +10,7 @@ from easyllm.export.config import SHARE, ExportConfig
 from easyllm.export.licence import licence_of
 from easyllm.export.proving import v4_decision
 
+
 def plan(job: Job[ExportConfig]) -> Plan:
     """Disk, memory and what proves each form."""
     config = job.config

@@ -31,4 +31,4 @@ def v4_decision(job: Job[ExportConfig]) -> Decision:
     if v4_packages(job) is not None:
         return Decision("layout v4", "proven", say("why_v4_proven", version=READER["transformers"]))
     how = command(Path(job.config.v4_packages or default_packages(job.cache_dir)))
-    return Decision("layout v4", "not proven", say("why_v4_unproven", command=how))
+    return Decision("layout v4", "unproven", say("why_v4_unproven", command=how))

@@ -32,7 +32,9 @@ def answer(request: dict[str, Any], out: str) -> dict[str, Any]:
         },
         "rope_theta": getattr(model.config, "rope_theta", None),
         "texts": [tokenizer(text)["input_ids"] for text in request["texts"]],
-        "conversations": [tokenizer.apply_chat_template(said, add_generation_prompt=more) for said, more in asked],
+        "conversations": [
+            tokenizer.apply_chat_template(said, add_generation_prompt=more, return_dict=False) for said, more in asked
+        ],
     }
 
 

@@ -44,7 +44,7 @@ def test_the_card_of_a_merged_model_tells_its_whole_life(tmp_path: Path) -> None
     assert not any(str(tmp_path) in f.read_text("utf-8") for f in hub.glob("*.json"))
     assert not (hub / "manifest.json").exists()
     assert "*.gguf filter=lfs" in (hub / ".gitattributes").read_text()
-    assert [d.value for d in manifest.decisions if d.what == "layout v4"] == ["not proven"]
+    assert [d.value for d in manifest.decisions if d.what == "layout v4"] == ["unproven"]
     assert "was not proven" in text
 
 
