@@ -103,10 +103,10 @@ review: ## the human cleaning of the rows in DIR, in the browser (ARGS=--tui: in
 sft2ift: ## accepted rows of DIR to rows to train on in OUT, in any of four formats
 	$(EASYLLM) sft2ift "$(DIR)" --out "$(OUT)" $(ARGS)
 
-finetune: ## instruction rows and a model to an adapter, by the method RECIPE names
+finetune: ## instruction rows and a model to an adapter or a model, by the method RECIPE names
 	$(EASYLLM) finetune "$(RECIPE)" $(ARGS)
 
-finetune-full: ## the same, every weight (refused until it is built)
+finetune-full: ## the same, every weight
 	$(EASYLLM) finetune "$(RECIPE)" finetune.method=full $(ARGS)
 
 finetune-lora: ## the same with LoRA

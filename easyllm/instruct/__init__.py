@@ -1,1 +1,1 @@
-"""Seed tasks become reviewed instruction rows (not built yet)."""
+"""Seed tasks become reviewed instruction rows."""
