@@ -8,7 +8,7 @@ over all of its label tokens, however they are cut into micro batches and shared
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,10 @@ class Training:
 
         StageFailed when the loss is NaN or zero; KeyboardInterrupt when SIGTERM came and the state is saved.
         """
-        self._go_on()
         started, stop = time.monotonic(), StopOnRequest()
-        bar_of_steps = progress("finetune", len(self._steps), "steps", len(self.rows)) if self._rank == 0 else None
         try:
-            with self._layout.attention(self._unwrapped), bar_of_steps or nullcontext() as bar:
+            # The random numbers go on where they stood, so nothing may draw any between that and the first step.
+            with self._layout.attention(self._unwrapped), self._going_on() as bar:
                 for number in range(len(self.rows) + 1, len(self._steps) + 1):
                     if self.watch.enough:
                         self.stopped_early = True
@@ -90,6 +89,12 @@ class Training:
         finally:
             stop.close()
         return time.monotonic() - started
+
+    def _going_on(self) -> AbstractContextManager[Progress | None]:
+        self._go_on()
+        if self._rank:
+            return nullcontext()
+        return progress("finetune", len(self._steps), "steps", len(self.rows))
 
     def weights(self) -> Named:
         """What is to be published, on the first rank: those of the last step, or of the best measurement."""
