@@ -138,6 +138,10 @@ def _names_in(model: Any, stored: list[str]) -> dict[str, str]:
     for name in stored:
         forms = (name, prefix + name, name.removeprefix(prefix))
         found[name] = next((form for form in forms if form in known), name)
+    head = f"{vocabulary.ends(model)[1]}.weight"
+    strangers = [name for name, path in found.items() if path not in known and name.endswith(".weight")]
+    if head not in found.values() and len(strangers) == 1:  # GPT-NeoX's files call it embed_out
+        found[strangers[0]] = head
     return found
 
 
