@@ -108,12 +108,12 @@ def trl(model: Path, steps: int, setting: str) -> dict[str, Any]:
     stamps: list[float] = []
     tokens = [0]
 
-    class Stamps(TrainerCallback):  # type: ignore[misc]
+    class Stamps(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             stamps.append(time.process_time())
             tokens.append(0)
 
-    class Counting(SFTTrainer):  # type: ignore[misc]
+    class Counting(SFTTrainer):
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             return torch.utils.data.SequentialSampler(dataset or self.train_dataset)
 

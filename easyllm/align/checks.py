@@ -3,12 +3,10 @@
 from easyllm.align.config import AlignConfig
 from easyllm.align.preferences import read_preferences, split
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.rows import few
 from easyllm.core.stage import Job
 from easyllm.core.tuning.layers import read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
-
-CHECKED_BYTES = 20_000_000
-"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
 
 
 def check(job: Job[AlignConfig]) -> list[Problem]:
@@ -66,7 +64,7 @@ def _rows(job: Job[AlignConfig]) -> list[Problem]:
 
 def readable(job: Job[AlignConfig]) -> bool:
     """Whether the data is there, and small enough to be read by a check."""
-    return job.ready("data") and sum(file.stat().st_size for file in job.inputs["data"].files) <= CHECKED_BYTES
+    return job.ready("data") and few(job.inputs["data"].files)
 
 
 def _base(job: Job[AlignConfig]) -> list[Problem]:

@@ -9,7 +9,7 @@ from easyllm.core.errors import failed
 from easyllm.core.progress import Progress
 
 
-class Told(TrainerCallback):  # type: ignore[misc]
+class Told(TrainerCallback):
     """Moves ``bar`` by every step, and stops on a loss that no further step can mend."""
 
     def __init__(self, bar: Progress, stage: str, rate: float) -> None:

@@ -52,14 +52,14 @@ class _Ours:
         return None
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]  # TRL's class stands behind
         self._rows_of_step = (sum(_rows(batch) for batch in samples), len(samples))
         return samples, items
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]  # as above
         rows, batches = self._rows_of_step
         return loss * (_rows(inputs) * batches / rows)  # the trainer divides by the number of micro batches
 
@@ -73,7 +73,7 @@ class _Ours:
         self._half = folder / _HALF
         shutil.rmtree(self._half, ignore_errors=True)
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]  # as above
         finally:
             half, self._half = self._half, None
         sync_tree(half)
@@ -91,11 +91,11 @@ def newest(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
-class _Dpo(_Ours, DPOTrainer):  # type: ignore[misc]
+class _Dpo(_Ours, DPOTrainer):
     pass
 
 
-class _Kto(_Ours, KTOTrainer):  # type: ignore[misc]
+class _Kto(_Ours, KTOTrainer):
     pass
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,6 +21,9 @@ LONGEST_ROW_BYTES = 1 << 24
 
 LONGEST_LIST_BYTES = 1 << 28
 """A list is read whole, and its objects take several times its size in memory."""
+
+CHECKED_BYTES = 20_000_000
+"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
 
 _CHUNK_BYTES = 1 << 17
 _BOM = b"\xef\xbb\xbf"
@@ -34,6 +37,11 @@ def read_rows(path: Path, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
     ROWS-004 not UTF-8, ROWS-005 half a surrogate pair, ROWS-006 too long for one row.
     """
     return iter(Rows(path, stage))
+
+
+def few(files: Iterable[Path]) -> bool:
+    """Whether a check may read all of ``files``."""
+    return sum(file.stat().st_size for file in files) <= CHECKED_BYTES
 
 
 def read_text(path: Path, stage: str) -> str:

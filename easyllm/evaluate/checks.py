@@ -4,14 +4,12 @@ import os
 
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.rows import few
 from easyllm.core.stage import Job
 from easyllm.evaluate.config import EvaluateConfig
 from easyllm.evaluate.questions import questions
 from easyllm.evaluate.sides import row_files, sides
 from easyllm.evaluate.taskfiles import task_files
-
-CHECKED_BYTES = 20_000_000
-"""Data up to this size is read whole by a check; more is left to the run."""
 
 
 def check(job: Job[EvaluateConfig]) -> list[Problem]:
@@ -57,6 +55,6 @@ def _key(job: Job[EvaluateConfig]) -> list[Problem]:
 
 def _rows(job: Job[EvaluateConfig]) -> None:
     files, _ = row_files(job)
-    if sum(file.stat().st_size for file in files) <= CHECKED_BYTES:
+    if few(files):
         for _ in read_conversations(files, job.stage):
             pass

@@ -73,7 +73,7 @@ class Tasks:
             raise refuse("EVAL-014", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error
 
 
-class Model(TemplateLM):  # type: ignore[misc]
+class Model(TemplateLM):
     """What lm-eval asks, answered by a Speaker; the same token ids whoever speaks."""
 
     def __init__(self, speaker: Speaker, tokenizer: Any, config: EvaluateConfig, bar: Progress) -> None:

@@ -59,7 +59,7 @@ def _on_ranks(work: Work) -> Trained:
     run_ranks(RANK_PROGRAM, [str(job_file)], work.config.ranks, env, ends_on_sigterm=True)
     outcome: dict[str, Any] = json.loads((folder / OUTCOME).read_text("utf-8"))
     _raise(outcome)
-    tuned = build(work.config, work.directory, getattr(torch, work.dtype), work.seed, work.tokens)
+    tuned = build(work.config, work.directory, getattr(torch, work.dtype), work.seed, work.tokens, quiet=True)
     _take(tuned.model, torch.load(folder / WEIGHTS, weights_only=True))
     rows = [Row(**row) for row in outcome["rows"]]
     decisions = [Decision(**entry) for entry in outcome["decisions"]]

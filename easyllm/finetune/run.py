@@ -25,6 +25,7 @@ def run(job: Job[FinetuneConfig]) -> Result:
     quiet_libraries()
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
     rows = prepare(job, directory)
+    product.write_audit(job.out, rows)
     device = device_kind(job.config)
     dtype = choose(job.config, device)
     trained = train(_work(job, directory, rows, device, dtype.value))

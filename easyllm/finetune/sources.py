@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from easyllm.core.conversations import Conversation, Share, read_conversations
+from easyllm.core.rows import few
 from easyllm.core.stage import Job
 from easyllm.finetune.config import FinetuneConfig, Weighted
-
-CHECKED_BYTES = 20_000_000
-"""Data up to this size is read whole by a check; more is left to the run, which reads every row anyway."""
 
 
 def _entries(job: Job[FinetuneConfig]) -> list[tuple[str, float]]:
@@ -28,7 +26,7 @@ def data_files(job: Job[FinetuneConfig]) -> list[Path]:
 def readable(job: Job[FinetuneConfig]) -> bool:
     """Whether a check can read the rows now: they are there, and not too many."""
     there = all(job.ready(role) for role, _ in _entries(job))
-    return there and sum(file.stat().st_size for file in data_files(job)) <= CHECKED_BYTES
+    return there and few(data_files(job))
 
 
 def data_rows(job: Job[FinetuneConfig]) -> Iterator[Conversation]:

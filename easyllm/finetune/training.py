@@ -63,6 +63,7 @@ class Training:
         self._layout, self._folder, self._device = layout, folder, device
         self._rank, self._ranks = rank_and_ranks()
         self._short = min(examples, key=lambda example: len(example.ids))
+        self._lengths = [len(example.ids) for example in examples]
         self.watch = Watch(config.validation)
         self.rows: list[Row] = []
         self.stopped_early = False
@@ -119,7 +120,7 @@ class Training:
         """One optimizer step: (its row of the curve, tokens of all ranks)."""
         step, config = self._steps[number - 1], self._config
         self._engine.model.train()
-        batches = self._batches(step.rows, self._examples)
+        batches = self._batches(step.rows, self._examples, self._lengths)
         labels, tokens = self._counted(batches, [self._examples[row] for row in step.rows])
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for index, (batch, weight) in enumerate(batches):
@@ -132,10 +133,11 @@ class Training:
         self._check(number, loss_of_step, norm)
         return Row(number, step.epoch, loss_of_step, rate, norm, labels), tokens
 
-    def _batches(self, rows: Sequence[int], examples: Sequence[Example]) -> list[tuple[Batch, float]]:
+    def _batches(
+        self, rows: Sequence[int], examples: Sequence[Example], lengths: Sequence[int]
+    ) -> list[tuple[Batch, float]]:
         """This rank's passes with their weight: 0 for one that only keeps the other ranks company."""
         size, packed = self._config.batch.micro_samples, self._layout.packed
-        lengths = [len(example.ids) for example in examples]
         every = share_out(rows, lengths, size, self._config.sequence_tokens, packed, self._ranks)
         found = []
         for micro in every[self._rank]:
@@ -179,7 +181,8 @@ class Training:
     def _held_out_loss(self) -> float:
         self._engine.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        batches = self._batches(range(len(self._held_out)), self._held_out)
+        lengths = [len(example.ids) for example in self._held_out]
+        batches = self._batches(range(len(lengths)), self._held_out, lengths)
         labels, _ = self._counted(batches, self._held_out)
         with torch.no_grad():
             for batch, weight in batches:

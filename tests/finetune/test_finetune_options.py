@@ -26,7 +26,7 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
     rates = {
         name: [learning_rate(step, 10, 1.0, 0.2, name) for step in range(1, 11)]
         for name in ("cosine", "linear", "constant")
-    }  # type: ignore[arg-type]
+    }
     for found in rates.values():
         assert found[:2] == [0.5, 1.0]
     assert rates["constant"][2:] == [1.0] * 8

@@ -36,15 +36,17 @@ class Tuned:
 
 
 def build(
-    config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None = None, stage: str = "finetune"
-) -> Tuned:
+    config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None = None, stage: str = "finetune",
+    quiet: bool = False,
+) -> Tuned:  # fmt: skip
     """The base in ``directory`` made ready by ``config.method``; the same seed draws the same weights on every rank.
 
-    ``tokens`` is what the tokenizer knows: where the base has fewer rows, it grows.
+    ``tokens`` is what the tokenizer knows: where the base has fewer rows, it grows. ``quiet``: the layers that were
+    chosen have been told before.
     """
     if config.method == "full":
         return _full(directory, seed, tokens)
-    return _lora(config, directory, dtype, seed, tokens, stage)
+    return _lora(config, directory, dtype, seed, tokens, stage, quiet)
 
 
 def _full(directory: Path, seed: int, tokens: int | None) -> Tuned:
@@ -60,7 +62,9 @@ def _full(directory: Path, seed: int, tokens: int | None) -> Tuned:
     return Tuned(model, "model", directory, [], decisions, records)
 
 
-def _lora(config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None, stage: str) -> Tuned:
+def _lora(
+    config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens: int | None, stage: str, quiet: bool
+) -> Tuned:
     """Nothing of ``prepare_model_for_kbit_training`` is needed: it casts every norm and embedding to fp32.
 
     PEFT freezes the base and keeps the adapter in fp32 by itself.
@@ -77,7 +81,8 @@ def _lora(config: Tuning, directory: Path, dtype: torch.dtype, seed: int, tokens
     saved, tied = _saved(base, asked, grown and config.lora.save_modules == "auto")
     _require_trainable(base, saved, stage)
     model = _with_adapter(base, config, chosen, saved, tied)
-    _tell(chosen, stage)
+    if not quiet:
+        _tell(chosen, stage)
     records = _records(config.method, base, quantisation, chosen.as_record())
     return Tuned(model, "adapter", directory, saved, decisions, records)
 
