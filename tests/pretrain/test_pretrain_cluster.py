@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from easyllm.core.cluster import ClusterConfig
+from easyllm.core.nodes.commands import commands, job_files
 from easyllm.core.stage import Job
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
-from easyllm.pretrain.nodes import commands, job_files
+from easyllm.pretrain.nodes import launch_of
 from tiny_megatron import pretrain_config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,8 +63,8 @@ def job_of(name: str, device: str = "auto", out: str = "/data/runs/two nodes/pre
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_commands_and_job_files_are_the_documented_ones(name: str) -> None:
     job = job_of(name)
-    parts = [f"$ {command}" for command in commands(job)]
-    parts += [f"==> {file} <==\n{text}" for file, text in job_files(job).items()]
+    parts = [f"$ {command}" for command in commands(launch_of(job))]
+    parts += [f"==> {file} <==\n{text}" for file, text in job_files(launch_of(job)).items()]
     text = ("\n".join(parts) + "\n").replace(sys.executable, "python")
     golden = GOLDEN / f"{name}.txt"
     if os.environ.get("EASYLLM_WRITE_GOLDEN"):
@@ -74,14 +75,14 @@ def test_commands_and_job_files_are_the_documented_ones(name: str) -> None:
 
 def test_every_command_is_one_that_a_shell_splits_as_it_is_meant() -> None:
     for name in CLUSTERS:
-        for command in commands(job_of(name)):
+        for command in commands(launch_of(job_of(name))):
             words = shlex.split(command, comments=True)
             assert words[-1].startswith("/data/runs/two nodes/pretrain.partial/"), name
 
 
 def test_the_sbatch_file_has_nothing_that_bash_or_shellcheck_mind(tmp_path: Path) -> None:
     for device in ("auto", "cpu"):
-        (text,) = job_files(job_of("slurm", device)).values()
+        (text,) = job_files(launch_of(job_of("slurm", device))).values()
         assert ("--gpus-per-node" in text) == (device == "auto")
         file = tmp_path / "job.sbatch"
         file.write_text(text)
@@ -95,7 +96,7 @@ def test_the_sbatch_file_has_nothing_that_bash_or_shellcheck_mind(tmp_path: Path
 
 def test_the_sbatch_file_starts_one_torchrun_a_node(tmp_path: Path) -> None:
     """Run by bash with stand-ins for Slurm's own programs: what srun is given is what every node runs."""
-    (text,) = job_files(job_of("slurm", out=str(tmp_path / "run" / "pretrain.partial"))).values()
+    (text,) = job_files(launch_of(job_of("slurm", out=str(tmp_path / "run" / "pretrain.partial")))).values()
     programs = {"scontrol": "printf 'node-a\\nnode-b\\n'", "srun": 'printf "%s\\n" "$@"', "module": "true"}
     for program, body in programs.items():
         (tmp_path / program).write_text(f"#!/bin/sh\n{body}\n")
@@ -114,7 +115,7 @@ def test_the_sbatch_file_starts_one_torchrun_a_node(tmp_path: Path) -> None:
 
 def test_the_trainjob_has_the_shape_of_kubeflows_schema() -> None:
     """Field by field as trainer.kubeflow.org/v1alpha1 has it since Kubeflow Trainer 2.2 (runtimePatches)."""
-    (text,) = job_files(job_of("kubernetes")).values()
+    (text,) = job_files(launch_of(job_of("kubernetes"))).values()
     job = yaml.safe_load(text)
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert job["metadata"] == {"name": "easyllm-two-nodes", "namespace": "ml"}
@@ -130,7 +131,7 @@ def test_the_trainjob_has_the_shape_of_kubeflows_schema() -> None:
     (container,) = pod["containers"]
     assert (replicated["name"], container["name"]) == ("node", "node")
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    (on_cpu,) = job_files(job_of("kubernetes", "cpu")).values()
+    (on_cpu,) = job_files(launch_of(job_of("kubernetes", "cpu"))).values()
     assert "resourcesPerNode" not in on_cpu
 
 

@@ -1,5 +1,6 @@
 """What must hold for many machines, before anything is started on one of them. Pure."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,57 +9,53 @@ from easyllm.core.cluster import ClusterConfig
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.freshness import fingerprint
 from easyllm.core.hosts import read_hostfile
-from easyllm.core.stage import Job
+from easyllm.core.nodes import heartbeat
+from easyllm.core.nodes.launch import Launch
 from easyllm.core.workplace import REQUEST
-from easyllm.pretrain import heartbeat
-from easyllm.pretrain.config import PretrainConfig
-from easyllm.pretrain.job import BEATS, OUTCOME
 
 
-def check(job: Job[PretrainConfig]) -> list[Problem]:
-    """Everything wrong with the recipe's cluster, for pretraining."""
-    cluster = job.cluster
+def check(launch: Launch, reads: Sequence[Path]) -> list[Problem]:
+    """Everything wrong with the recipe's cluster, for a stage that works on it; every rank opens ``reads``."""
+    cluster, stage = launch.cluster, launch.stage
     if cluster is None:
         return []
-    if cluster.launcher == "ray":
-        return [_wrong("CLUSTER-003", "launcher"), *clusters.check(cluster, "pretrain")]
     return [
-        *clusters.check(cluster, "pretrain"),
-        *_ranks(job.config, cluster),
-        *_rendezvous(cluster),
-        *_hosts(cluster),
-        *_mount(job, cluster),
-        *_at_work(job, cluster),
+        *clusters.check(cluster, stage),
+        *_ranks(launch, cluster),
+        *_rendezvous(cluster, stage),
+        *_hosts(cluster, stage),
+        *outside_mount(cluster, stage, [launch.job.out, *reads]),
+        *_at_work(launch, cluster),
     ]
 
 
-def _wrong(code: str, key: str, **numbers: Any) -> Problem:
-    return problem(code, stage="pretrain", key=f"cluster.{key}", **numbers)
+def _wrong(code: str, stage: str, key: str, **numbers: Any) -> Problem:
+    return problem(code, stage=stage, key=f"cluster.{key}", **numbers)
 
 
-def _ranks(config: PretrainConfig, cluster: ClusterConfig) -> list[Problem]:
-    if config.ranks == cluster.ranks:
+def _ranks(launch: Launch, cluster: ClusterConfig) -> list[Problem]:
+    if launch.ranks == cluster.ranks:
         return []
     return [
         problem(
-            "CLUSTER-004", stage="pretrain", key="pretrain.ranks", nodes=cluster.nodes, gpus=cluster.gpus_per_node,
-            product=cluster.ranks, ranks=config.ranks,
+            "CLUSTER-004", stage=launch.stage, key=f"{launch.stage}.ranks", nodes=cluster.nodes,
+            gpus=cluster.gpus_per_node, product=cluster.ranks, ranks=launch.ranks,
         )
     ]  # fmt: skip
 
 
-def _rendezvous(cluster: ClusterConfig) -> list[Problem]:
+def _rendezvous(cluster: ClusterConfig, stage: str) -> list[Problem]:
     """Who starts nodes one by one must tell them where to meet; who meets once cannot meet again."""
     if cluster.launcher not in ("torchrun", "deepspeed"):
         return []
     meeting, found = cluster.rendezvous, []
     alone = cluster.launcher == "torchrun" or not starts_by_ssh(cluster)
     if meeting is None and alone and cluster.nodes > 1:
-        found.append(_wrong("CLUSTER-005", "nodes", nodes=cluster.nodes, launcher=cluster.launcher))
+        found.append(_wrong("CLUSTER-005", stage, "nodes", nodes=cluster.nodes, launcher=cluster.launcher))
     if cluster.max_restarts and (meeting is None or meeting.kind == "static"):
-        found.append(_wrong("CLUSTER-006", "max_restarts", restarts=cluster.max_restarts))
+        found.append(_wrong("CLUSTER-006", stage, "max_restarts", restarts=cluster.max_restarts))
     if meeting is not None and meeting.kind == "c10d" and cluster.launcher == "deepspeed":
-        found.append(_wrong("CLUSTER-012", "rendezvous.kind"))
+        found.append(_wrong("CLUSTER-012", stage, "rendezvous.kind"))
     return found
 
 
@@ -67,46 +64,45 @@ def starts_by_ssh(cluster: ClusterConfig) -> bool:
     return cluster.deepspeed is None or cluster.deepspeed.ssh
 
 
-def _hosts(cluster: ClusterConfig) -> list[Problem]:
+def _hosts(cluster: ClusterConfig, stage: str) -> list[Problem]:
     """As many hosts as nodes, each with as many slots as the recipe gives it ranks."""
     if cluster.launcher == "deepspeed" and (cluster.hosts is None) == (cluster.hostfile is None):
-        return [_wrong("CLUSTER-008", "launcher", found=0 if cluster.hosts is None else 2)]
+        return [_wrong("CLUSTER-008", stage, "launcher", found=0 if cluster.hosts is None else 2)]
     hosts = cluster.hosts
     if hosts is not None and (len(hosts) != cluster.nodes or len(set(hosts)) != len(hosts)):
-        return [_wrong("CLUSTER-007", "hosts", hosts=len(hosts), named=", ".join(hosts) or "-", nodes=cluster.nodes)]
+        named = ", ".join(hosts) or "-"
+        return [_wrong("CLUSTER-007", stage, "hosts", hosts=len(hosts), named=named, nodes=cluster.nodes)]
     if cluster.launcher != "deepspeed" or cluster.hostfile is None:
         return []
     try:
-        slots = list(read_hostfile(Path(cluster.hostfile), "pretrain").values())
+        slots = list(read_hostfile(Path(cluster.hostfile), stage).values())
     except UserError as error:
         return list(error.problems)
     if slots == [cluster.gpus_per_node] * cluster.nodes:
         return []
     told = ", ".join(map(str, slots)) or "-"
     numbers = {"hosts": len(slots), "slots": told, "nodes": cluster.nodes, "gpus": cluster.gpus_per_node}
-    return [_wrong("CLUSTER-011", "hostfile", **numbers)]
+    return [_wrong("CLUSTER-011", stage, "hostfile", **numbers)]
 
 
-def _mount(job: Job[PretrainConfig], cluster: ClusterConfig) -> list[Problem]:
+def outside_mount(cluster: ClusterConfig, stage: str, paths: Sequence[Path]) -> list[Problem]:
     """Pods see what is on the claim, and nothing else of this machine."""
     if cluster.launcher != "kubernetes" or cluster.kubernetes is None:
         return []
     mount = Path(cluster.kubernetes.mount)
-    # Not of a .gguf: what the ranks read is made of it beside the runs.
-    read = [found.path for found in job.inputs.values() if found.path and found.path.suffix != ".gguf"]
-    paths = [job.out, *read]
     outside = [path for path in paths if not path.absolute().is_relative_to(mount)]
-    return [_wrong("CLUSTER-013", "kubernetes.mount", mount=str(mount), path=str(path)) for path in outside[:1]]
+    return [_wrong("CLUSTER-013", stage, "kubernetes.mount", mount=str(mount), path=str(path)) for path in outside[:1]]
 
 
-def _at_work(job: Job[PretrainConfig], cluster: ClusterConfig) -> list[Problem]:
+def _at_work(launch: Launch, cluster: ClusterConfig) -> list[Problem]:
     """Ranks that others have started hold no lock: a changed recipe would clear their folder away below them."""
+    job = launch.job
     mark = job.out / REQUEST
     if cluster.launcher == "local" or not mark.is_file() or mark.read_text("utf-8") == fingerprint(job):
         return []
-    if (job.out / OUTCOME).is_file():
+    if launch.outcome.is_file():
         return []
-    spoke = heartbeat.spoke_before(job.out / BEATS, job.config.timeout_seconds)
+    spoke = heartbeat.spoke_before(launch.beats, launch.timeout_seconds)
     if spoke is None:
         return []
-    return [problem("CLUSTER-017", stage="pretrain", key="pretrain", path=str(job.out), seconds=round(spoke))]
+    return [problem("CLUSTER-017", stage=launch.stage, key=launch.stage, path=str(job.out), seconds=round(spoke))]
