@@ -27,7 +27,7 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
-ON_CLUSTERS = ("corpus", "pretrain")
+ON_CLUSTERS = ("corpus", "pretrain", "finetune")
 """The stages that heed the section ``cluster``; their help tells its keys too."""
 IFT_FORMS = ("alpaca", "messages", "sharegpt", "self-instruct")
 IFT_FILES = ("jsonl", "parquet")
