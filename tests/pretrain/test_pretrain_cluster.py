@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clusters import CLUSTERS, HOSTS, NO_SSH, STATIC, cluster_of
 from easyllm.core.cluster import ClusterConfig
 from easyllm.core.nodes.commands import commands, job_files
 from easyllm.core.stage import Job
@@ -24,37 +25,11 @@ from easyllm.pretrain.nodes import launch_of
 from tiny_megatron import pretrain_config
 
 GOLDEN = Path(__file__).parent / "golden"
-STATIC = {"rendezvous": {"endpoint": "node-a:29400"}}
-ELASTIC = {"rendezvous": {"endpoint": "node-a:29400", "kind": "c10d"}, "max_restarts": 3}
-HOSTS = {"hosts": ["node-a", "node-b"]}
-NO_SSH = {"deepspeed": {"ssh": False}}
-KUBERNETES = {"kubernetes": {"image": "easyllm:gpu", "claim": "training", "mount": "/data", "namespace": "ml"}}
-SLURM = {
-    "partition": "gpu",
-    "account": "lab 7",
-    "time": "2-00:00:00",
-    "constraint": "h100",
-    "options": ["--exclusive"],
-    "setup": ["module load cuda", "source /data/venv/bin/activate"],
-}
-CLUSTERS: dict[str, dict[str, Any]] = {
-    "local": {"launcher": "local"},
-    "torchrun-static": {"launcher": "torchrun", **STATIC},
-    "torchrun-static-hosts": {"launcher": "torchrun", **STATIC, **HOSTS},
-    "torchrun-elastic": {"launcher": "torchrun", **ELASTIC},
-    "torchrun-elastic-hosts": {"launcher": "torchrun", **ELASTIC, **HOSTS},
-    "deepspeed": {"launcher": "deepspeed", **HOSTS},
-    "deepspeed-no-ssh": {"launcher": "deepspeed", **HOSTS, **STATIC, **NO_SSH},
-    "slurm": {"launcher": "slurm", "slurm": SLURM, "max_restarts": 2},
-    "kubernetes": {"launcher": "kubernetes", **KUBERNETES},
-}
 
 
 def job_of(name: str, device: str = "auto", out: str = "/data/runs/two nodes/pretrain.partial") -> Job[PretrainConfig]:
     """A job as the pipeline makes it, on paths that are not there: everything looked at here is pure."""
-    size = {"gpus_per_node": 2} if name == "local" else {"nodes": 2, "gpus_per_node": 2}
-    python = {"python": "/data/venv/bin/python"} if name not in ("local", "kubernetes") else {}
-    cluster = ClusterConfig.model_validate(size | python | CLUSTERS[name])
+    cluster = cluster_of(name)
     config = PretrainConfig.model_validate(pretrain_config(ranks=cluster.ranks, device=device))
     path = Path(out)
     return Job("pretrain", config, {}, 1, "Two_nodes", path.parent, path.parent, path, cluster)
