@@ -47,7 +47,8 @@ class Recipe(Section):
     runs_dir: str = "runs"
     """Folder for all runs, relative to where easyllm is called."""
     cluster: ClusterConfig | None = None
-    """The machines that pretraining, finetuning and the cleaning of a corpus work on. Unset: this one."""
+    """The machines that pretraining, finetuning and the cleaning of a corpus work on. Unset, and for other stages:
+    this one."""
     corpus: CorpusConfig | None = None
     """Text to tokenizer and indexed tokens."""
     pretrain: PretrainConfig | None = None

@@ -2,6 +2,7 @@
 
 from easyllm.core import cluster as clusters
 from easyllm.core.errors import Problem
+from easyllm.core.messages import say
 from easyllm.core.nodes import checks
 from easyllm.core.nodes.launch import Launch
 from easyllm.core.stage import Job
@@ -29,6 +30,7 @@ def launch_of(job: Job[FinetuneConfig]) -> Launch:
         outcome=folder / OUTCOME,
         beats=folder / BEATS,
         timeout_seconds=TIMEOUT_SECONDS,
+        inputs=say("the_base"),
         suffix="-finetune",
     )
 

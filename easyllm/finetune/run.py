@@ -17,6 +17,7 @@ from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
 from easyllm.finetune.handover import at_work
 from easyllm.finetune.launch import train
+from easyllm.finetune.nodes import launch_of
 from easyllm.finetune.order import order
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.rows import Rows, prepare
@@ -31,7 +32,8 @@ def run(job: Job[FinetuneConfig]) -> Result:
     if waiting:
         raise waiting
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
-    if job.cluster and (wrong := outside_mount(job.cluster, job.stage, [directory])):
+    wrong = outside_mount(launch_of(job), [directory])
+    if wrong:
         raise UserError(*wrong)  # it may have been brought here only now
     rows = prepare(job, directory)
     device = device_kind(job.config, sent=elsewhere(job))

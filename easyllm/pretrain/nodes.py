@@ -2,6 +2,7 @@
 
 from easyllm.core import cluster as clusters
 from easyllm.core.errors import Problem, problem
+from easyllm.core.messages import say
 from easyllm.core.nodes import checks
 from easyllm.core.nodes.launch import Launch
 from easyllm.core.stage import Job
@@ -19,6 +20,7 @@ def launch_of(job: Job[PretrainConfig]) -> Launch:
         outcome=job.out / OUTCOME,
         beats=job.out / BEATS,
         timeout_seconds=job.config.timeout_seconds,
+        inputs=say("the_corpus"),
     )
 
 

@@ -24,7 +24,7 @@ def check(launch: Launch, reads: Sequence[Path]) -> list[Problem]:
         *_ranks(launch, cluster),
         *_rendezvous(cluster, stage),
         *_hosts(cluster, stage),
-        *outside_mount(cluster, stage, [launch.job.out, *reads]),
+        *outside_mount(launch, [launch.job.out, *reads]),
         *_at_work(launch, cluster),
     ]
 
@@ -85,13 +85,19 @@ def _hosts(cluster: ClusterConfig, stage: str) -> list[Problem]:
     return [_wrong("CLUSTER-011", stage, "hostfile", **numbers)]
 
 
-def outside_mount(cluster: ClusterConfig, stage: str, paths: Sequence[Path]) -> list[Problem]:
+def outside_mount(launch: Launch, paths: Sequence[Path]) -> list[Problem]:
     """Pods see what is on the claim, and nothing else of this machine."""
-    if cluster.launcher != "kubernetes" or cluster.kubernetes is None:
+    cluster = launch.cluster
+    if cluster is None or cluster.launcher != "kubernetes" or cluster.kubernetes is None:
         return []
     mount = Path(cluster.kubernetes.mount)
     outside = [path for path in paths if not path.absolute().is_relative_to(mount)]
-    return [_wrong("CLUSTER-013", stage, "kubernetes.mount", mount=str(mount), path=str(path)) for path in outside[:1]]
+    return [
+        _wrong(
+            "CLUSTER-013", launch.stage, "kubernetes.mount", mount=str(mount), path=str(path), inputs=launch.inputs
+        )
+        for path in outside[:1]
+    ]  # fmt: skip
 
 
 def _at_work(launch: Launch, cluster: ClusterConfig) -> list[Problem]:

@@ -27,6 +27,8 @@ class Launch:
     """The folder where every rank says where it stands."""
     timeout_seconds: float
     """A rank that does not move for so long is taken for hung."""
+    inputs: str
+    """What the ranks read that is not of the run, for a person."""
     suffix: str = ""
     """Sets the job apart from those that other stages of the same recipe send to the same scheduler."""
 
