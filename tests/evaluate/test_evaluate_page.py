@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from browser import browser
-from easyllm.core.messages import choose_language
 from easyllm.evaluate import report
 from easyllm.evaluate.measure import Loss
 from easyllm.evaluate.questions import Question
@@ -33,13 +32,10 @@ def scores() -> report.Scores:
 
 @pytest.mark.parametrize(("spoken", "title", "expected"), [("en", "evaluation", "expected"), ("zh", "评测", "期望")])
 def test_the_report_reads_anywhere_and_runs_nothing(
-    browser: object, tmp_path: Path, spoken: str, title: str, expected: str
+    browser: object, tmp_path: Path, spoken: str, title: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose_language(spoken)
-    try:
-        report.write(scores(), tmp_path)
-    finally:
-        choose_language(None)
+    monkeypatch.setenv("EASYLLM_LANG", spoken)
+    report.write(scores(), tmp_path)
     context = browser.new_context(viewport={"width": 400, "height": 800}, color_scheme="dark")  # type: ignore[attr-defined]
     page = context.new_page()
     errors: list[str] = []
