@@ -27,7 +27,7 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable document on stdout.")]
 
-ON_CLUSTERS = ("corpus", "pretrain")
+ON_CLUSTERS = ("corpus", "pretrain", "finetune")
 """The stages that heed the section ``cluster``; their help tells its keys too."""
 IFT_FORMS = ("alpaca", "messages", "sharegpt", "self-instruct")
 IFT_FILES = ("jsonl", "parquet")
@@ -107,7 +107,11 @@ _stage_verb(
     "Seed tasks and a teacher to instruction rows that a person has accepted. Ends with exit code 3 while rows wait "
     "for `easyllm review`; called again after it, it hands the accepted ones on.",
 )
-_stage_verb("finetune", "Instruction rows and a model to a LoRA adapter.")
+_stage_verb(
+    "finetune",
+    "Instruction rows and a model to an adapter or a model. Where cluster.launcher names somebody else to start the "
+    "ranks, it writes the job, prints the commands and ends with exit code 3, as pretrain does.",
+)
 _stage_verb("align", "Preference pairs and a model to one that prefers what was chosen.")
 _stage_verb("merge", "Adapter and base to one model, proven by parity.")
 _stage_verb("evaluate", "Held-out loss, perplexity and answers side by side.")

@@ -33,6 +33,9 @@ from easyllm.serve.config import ServeConfig
 
 STAGES = ("corpus", "pretrain", "convert", "instruct", "finetune", "align", "merge", "evaluate", "export", "serve")
 
+ON_CLUSTERS = ("pretrain", "finetune")
+"""The stages whose ranks follow the cluster."""
+
 
 class Recipe(Section):
     """One language model's life. Every section is optional: a recipe may start and end anywhere."""
@@ -44,7 +47,8 @@ class Recipe(Section):
     runs_dir: str = "runs"
     """Folder for all runs, relative to where easyllm is called."""
     cluster: ClusterConfig | None = None
-    """The machines that pretraining, and the cleaning of a corpus, work on. Unset: this one."""
+    """The machines that pretraining, finetuning and the cleaning of a corpus work on. Unset, and for other stages:
+    this one."""
     corpus: CorpusConfig | None = None
     """Text to tokenizer and indexed tokens."""
     pretrain: PretrainConfig | None = None
@@ -114,7 +118,7 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> Project:
 def make_job(project: Project, stage: str) -> Job[Any]:
     """One stage with its inputs resolved as they stand on disk now."""
     section, cluster = getattr(project.recipe, stage), _cluster(project)
-    if stage == "pretrain" and cluster and "ranks" not in section.model_fields_set:
+    if stage in ON_CLUSTERS and cluster and "ranks" not in section.model_fields_set:
         section = section.model_copy(update={"ranks": cluster.ranks})
     place = project.place
     return Job(

@@ -60,7 +60,7 @@ class Kubernetes(Section):
     runtime: str = "torch-distributed"
     """TrainingRuntime of the cluster; it must be one for torch."""
     gpu_resource: str = "nvidia.com/gpu"
-    """Name of the GPUs in the pods' limits; not asked for with pretrain.device cpu."""
+    """Name of the GPUs in the pods' limits; not asked for where the stage's device is cpu."""
 
 
 class Ray(Section):
@@ -79,8 +79,8 @@ class ClusterConfig(Section):
     nodes: Positive = 1
     """Machines that train together."""
     gpus_per_node: Positive = 1
-    """Ranks on each node, one a GPU (or CPU processes with pretrain.device cpu). nodes x gpus_per_node is the number
-    of ranks: pretrain.ranks follows it when unset."""
+    """Ranks on each node, one a GPU (or CPU processes where the stage's device is cpu). nodes x gpus_per_node is the
+    number of ranks: pretrain.ranks and finetune.ranks follow it when unset."""
     rendezvous: Rendezvous | None = None
     """Where nodes find each other (torchrun, and deepspeed without ssh)."""
     hosts: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] | None = None

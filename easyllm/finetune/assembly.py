@@ -9,6 +9,7 @@ import torch
 
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
+from easyllm.core.nodes.heartbeat import Heartbeat
 from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune import packing
 from easyllm.finetune.engines import Copies, Engine, Sharded, rank_and_ranks
@@ -27,7 +28,7 @@ class Assembled:
     """About what the model itself has shown."""
 
 
-def assemble(work: Work) -> Assembled:
+def assemble(work: Work, pulse: Heartbeat | None = None) -> Assembled:
     """The model as ``method.build`` makes it, its kernels, the layout it takes, and its engine."""
     config, device = work.config, rank_device(work.device)
     dtype = getattr(torch, work.dtype)
@@ -43,7 +44,7 @@ def assemble(work: Work) -> Assembled:
         torch.manual_seed(work.seed + rank)
     training = Training(
         tuned.model, _engine(tuned.model, work, dtype, device), work.train, work.held_out, work.steps, config, layout,
-        work.state, device, noise,
+        work.state, device, noise, pulse,
     )  # fmt: skip
     return Assembled(tuned, training, [layout.decision, *decisions])
 

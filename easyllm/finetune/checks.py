@@ -8,6 +8,7 @@ from easyllm.core.messages import say
 from easyllm.core.stage import Job
 from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
+from easyllm.finetune import nodes
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
@@ -37,9 +38,7 @@ def _engine(job: Job[FinetuneConfig]) -> list[Problem]:
     if config.method in ("int8", "qlora") and config.engine != "ddp":
         what: dict[str, Any] = {"method": config.method, "engine": config.engine}
         problems.append(problem("TRAIN-035", stage=stage, key=f"{stage}.engine", **what))
-    if job.cluster is not None and job.cluster.launcher not in ("local", "ray"):
-        problems.append(problem("TRAIN-036", stage=stage, key="cluster.launcher", launcher=job.cluster.launcher))
-    return [*problems, *_cpu(job)]
+    return [*problems, *_cpu(job), *nodes.check(job)]
 
 
 def _cpu(job: Job[FinetuneConfig]) -> list[Problem]:

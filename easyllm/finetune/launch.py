@@ -1,6 +1,5 @@
-"""Train a Work: in this process where that is enough, else on ranks of their own."""
+"""Train a Work: in this process where that is enough, on ranks of their own, or on those that others start."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +7,18 @@ from typing import Any
 import torch
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import Problem, StageFailed, UserError
+from easyllm.core.errors import StageFailed
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
+from easyllm.core.nodes.launch import elsewhere
+from easyllm.core.stage import Job
 from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.engines import Named
-from easyllm.finetune.plan import FOLDER, RANK_PROGRAM
+from easyllm.finetune.handover import outcome_of, raise_what_ended, raise_where_hung, read_outcome
+from easyllm.finetune.nodes import alone, launch_of
 from easyllm.finetune.training import Row
-from easyllm.finetune.work import OUTCOME, WEIGHTS, Work
+from easyllm.finetune.work import WEIGHTS, Work
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,11 @@ class Trained:
     decisions: list[Decision]
 
 
-def alone(config: FinetuneConfig) -> bool:
-    """Whether training needs no process but this one."""
-    return config.ranks == 1 and config.engine == "ddp"
-
-
-def train(work: Work) -> Trained:
-    """Train it to its last step, from the newest state there is."""
-    return _here(work) if alone(work.config) else _on_ranks(work)
+def train(job: Job[FinetuneConfig], work: Work) -> Trained:
+    """Train it to its last step, from the newest state there is. Waiting where it is for others to do so."""
+    if elsewhere(job):
+        return _gather(job, work, outcome_of(job, work))
+    return _here(work) if alone(work.config) else _on_ranks(job, work)
 
 
 def _here(work: Work) -> Trained:
@@ -50,30 +49,30 @@ def _here(work: Work) -> Trained:
     return Trained(ready.tuned, training.rows, seconds, decisions)
 
 
-def _on_ranks(work: Work) -> Trained:
-    """The ranks build the model for themselves; here it is built when they have left their weights."""
-    folder = work.state.with_name(FOLDER)
-    shutil.rmtree(folder, ignore_errors=True)
-    job_file = work.write(folder)
+def _on_ranks(job: Job[FinetuneConfig], work: Work) -> Trained:
+    launch = launch_of(job)
+    shutil.rmtree(launch.folder, ignore_errors=True)
+    job_file = work.write(launch.folder)
     env = {"CUDA_VISIBLE_DEVICES": ""} if work.device == "cpu" else {}
-    run_ranks(RANK_PROGRAM, [str(job_file)], work.config.ranks, env, ends_on_sigterm=True)
-    outcome: dict[str, Any] = json.loads((folder / OUTCOME).read_text("utf-8"))
-    _raise(outcome)
+    try:
+        run_ranks(launch.module, [str(job_file)], launch.ranks, env, ends_on_sigterm=True)
+    except StageFailed:
+        raise_where_hung(launch)
+        raise
+    outcome = read_outcome(launch)
+    assert outcome is not None
+    raise_what_ended(outcome)
+    return _gather(job, work, outcome)
+
+
+def _gather(job: Job[FinetuneConfig], work: Work, outcome: dict[str, Any]) -> Trained:
+    """The ranks build the model for themselves; here it is built when they have left their weights."""
     tuned = build(work.config, work.directory, getattr(torch, work.dtype), work.seed, work.tokens, quiet=True)
-    _take(tuned.model, torch.load(folder / WEIGHTS, weights_only=True))
+    _take(tuned.model, torch.load(launch_of(job).folder / WEIGHTS, weights_only=True))
     rows = [Row(**row) for row in outcome["rows"]]
     decisions = [Decision(**entry) for entry in outcome["decisions"]]
     decisions += _published(work.config, outcome["watch"], outcome["stopped_early"])
     return Trained(tuned, rows, outcome["seconds"], decisions)
-
-
-def _raise(outcome: dict[str, Any]) -> None:
-    if "refused" in outcome:
-        raise UserError(*[Problem(**problem) for problem in outcome["refused"]])
-    if "failed" in outcome:
-        raise StageFailed(Problem(**outcome["failed"][0]))
-    if "stopped" in outcome:
-        raise KeyboardInterrupt
 
 
 def _take(model: Any, weights: Named) -> None:

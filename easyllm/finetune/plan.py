@@ -5,20 +5,17 @@ from math import ceil
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.launch import torchrun_command
 from easyllm.core.messages import say
-from easyllm.core.shell import line
+from easyllm.core.nodes.commands import commands
+from easyllm.core.nodes.launch import elsewhere
 from easyllm.core.stage import Job, Plan
 from easyllm.core.tuning.layers import Header, last_names, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.nodes import alone, launch_of
 from easyllm.finetune.order import rows_in_epoch
 from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
-
-FOLDER, JOB, RANK_PROGRAM = ".ranks", "job.json", "easyllm.finetune.train"
-"""Where the job file of the ranks stands, and the program that reads it."""
-
 
 BYTES_WEIGHT = 4
 
@@ -30,9 +27,9 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
     why = "why_cut" if config.too_long == "truncate" else "why_never_cut"
     decisions = [Decision("length", config.too_long, say(why, limit=config.sequence_tokens))]
-    commands = _commands(job)
+    started = _commands(job)
     if header is None:
-        return Plan(figures, commands, decisions)
+        return Plan(figures, started, decisions)
     trained = trained_parameters(config, header)
     figures |= {"base parameters": header.parameters, "trained parameters": trained}
     if config.method == "full":
@@ -41,15 +38,14 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
         decisions.append(Decision("targets", last_names(header.linear), say("why_auto_targets")))
     # What is published, and two states of weights with two moments in fp32 while one replaces the other.
     disk = trained * 4 * (1 + 2 * 3)
-    return Plan(figures, commands, decisions, disk, _memory(config, header, trained))
+    return Plan(figures, started, decisions, disk, _memory(config, header, trained))
 
 
 def _commands(job: Job[FinetuneConfig]) -> list[str]:
     """What starts the ranks, once ``run`` has left the rows and the job file; none where one process does it."""
-    config = job.config
-    if config.ranks == 1 and config.engine == "ddp":
+    if alone(job.config) and not elsewhere(job):
         return []
-    return [line(torchrun_command(RANK_PROGRAM, [str(job.out / FOLDER / JOB)], config.ranks))]
+    return commands(launch_of(job))
 
 
 def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:

@@ -11,8 +11,13 @@ from easyllm.finetune.config import FinetuneConfig
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def device_kind(config: FinetuneConfig) -> str:
-    """cuda or cpu. UserError where what is asked for is not there."""
+def device_kind(config: FinetuneConfig, sent: bool = False) -> str:
+    """cuda or cpu. UserError where what is asked for is not there.
+
+    ``sent``: training is for other machines, which are asked when they start; this one may have no GPU.
+    """
+    if sent:
+        return "cpu" if config.device == "cpu" else "cuda"
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -29,8 +34,10 @@ def device_kind(config: FinetuneConfig) -> str:
     return kind
 
 
-def choose(config: FinetuneConfig, kind: str) -> Decision:
+def choose(config: FinetuneConfig, kind: str, sent: bool = False) -> Decision:
     """What the passes compute in. The weights that are trained are kept in fp32 all the same."""
+    if sent and kind == "cuda" and config.precision == "auto":
+        return Decision("dtype", DTYPES["bf16"], say("why_bf16_cluster", stage="finetune"))
     import torch
 
     if config.precision == "auto":

@@ -6,13 +6,18 @@ from typing import Any
 from easyllm.core.batches import padding_id
 from easyllm.core.chat import seal, turn_end_id
 from easyllm.core.deepspeed_ops import prebuild
+from easyllm.core.errors import UserError
 from easyllm.core.models import local_model, quiet_libraries
+from easyllm.core.nodes.checks import outside_mount
+from easyllm.core.nodes.launch import elsewhere
 from easyllm.core.stage import Job, Result
 from easyllm.core.tuning.building import Tuned
 from easyllm.finetune import product
 from easyllm.finetune.config import FinetuneConfig
 from easyllm.finetune.curve import write_curve
+from easyllm.finetune.handover import at_work
 from easyllm.finetune.launch import train
+from easyllm.finetune.nodes import launch_of
 from easyllm.finetune.order import order
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.rows import Rows, prepare
@@ -23,12 +28,18 @@ from easyllm.finetune.work import Work
 def run(job: Job[FinetuneConfig]) -> Result:
     """A directory that stock PEFT or transformers loads, with tokenizer, sealed template, loss curve and audit."""
     quiet_libraries()
+    waiting = at_work(job)
+    if waiting:
+        raise waiting
     directory = local_model(job.inputs["base"], job.cache_dir, job.stage)
+    wrong = outside_mount(launch_of(job), [directory])
+    if wrong:
+        raise UserError(*wrong)  # it may have been brought here only now
     rows = prepare(job, directory)
     product.write_audit(job.out, rows)
-    device = device_kind(job.config)
-    dtype = choose(job.config, device)
-    trained = train(_work(job, directory, rows, device, dtype.value))
+    device = device_kind(job.config, sent=elsewhere(job))
+    dtype = choose(job.config, device, sent=elsewhere(job))
+    trained = train(job, _work(job, directory, rows, device, dtype.value))
     tuned, curve = trained.tuned, trained.rows
 
     write_curve(curve, job.out)
@@ -56,6 +67,7 @@ def _work(job: Job[FinetuneConfig], directory: Path, rows: Rows, device: str, dt
         config=config, directory=directory, seed=job.seed, device=device, dtype=dtype, tokens=len(rows.tokenizer),
         pad_id=padding_id(rows.tokenizer), train=rows.train, held_out=rows.held_out, steps=steps,
         state=job.out / ".state", library=prebuild(job.cache_dir, device, job.stage) if cpu_adam else None,
+        interface=job.cluster.interface if job.cluster else None,
     )  # fmt: skip
 
 

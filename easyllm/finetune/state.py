@@ -25,18 +25,23 @@ def save(folder: Path, step: int, state: dict[str, Any], best: int | None = None
     ranks = ranks_folder(folder, step)
     if ranks.is_dir():
         sync_tree(ranks)
-    final = folder / f"{_PREFIX}{step:08d}{_SUFFIX}"
-    _write(final, state)
+    final = _state(folder, step)
+    write_tensors(final, state)
     needed = {final, ranks, *([_best(folder, best)] if best else [])}
     for other in folder.iterdir():
         if other not in needed:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest whole state; files that a kill left half written do not carry its name."""
-    found = sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}"))
-    return torch.load(found[-1], weights_only=True) if found else None
+def newest_step(folder: Path) -> int:
+    """Of the newest whole state, 0 where there is none; files that a kill left half written do not carry its name."""
+    found = (path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"))
+    return max(map(int, found), default=0)
+
+
+def load(folder: Path, step: int) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(_state(folder, step), weights_only=True)
+    return kept
 
 
 def ranks_folder(folder: Path, step: int) -> Path:
@@ -47,7 +52,7 @@ def ranks_folder(folder: Path, step: int) -> Path:
 def save_best(folder: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
     """Beside the best before, which the state on the disk may still name."""
     folder.mkdir(exist_ok=True)
-    _write(_best(folder, step), weights)
+    write_tensors(_best(folder, step), weights)
 
 
 def load_best(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -55,11 +60,16 @@ def load_best(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return weights
 
 
+def _state(folder: Path, step: int) -> Path:
+    return folder / f"{_PREFIX}{step:08d}{_SUFFIX}"
+
+
 def _best(folder: Path, step: int) -> Path:
     return folder / f"{_BEST}{step:08d}{_SUFFIX}"
 
 
-def _write(final: Path, content: dict[str, Any]) -> None:
+def write_tensors(final: Path, content: dict[str, Any]) -> None:
+    """Beside, fsync, rename."""
     half = final.with_name(final.name + _HALF)
     with half.open("wb") as file:
         torch.save(content, file)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import warnings
 from dataclasses import asdict
@@ -12,45 +13,58 @@ from typing import Any
 from easyllm.core.artifact import write_whole
 from easyllm.core.errors import Problem, StageFailed, UserError
 from easyllm.core.launch import die_with_parent
-from easyllm.finetune.work import OUTCOME, WEIGHTS, Work
+from easyllm.core.messages import say
+from easyllm.core.nodes.heartbeat import Heartbeat
+from easyllm.core.nodes.meeting import meet
+from easyllm.finetune.nodes import BEATS, OUTCOME, TIMEOUT_SECONDS
+from easyllm.finetune.work import WEIGHTS, Outline, Work
 
-PATIENCE = timedelta(minutes=30)
-"""A collective that waits so long for a rank fails."""
+PATIENCE = timedelta(seconds=2 * TIMEOUT_SECONDS + 60)
+"""A collective that waits so long for a rank fails. The heartbeat is to find a hung rank first: it knows which one."""
 
 
 def main(job_file: Path) -> None:
     """Train to the end; the first rank leaves the outcome and the trained weights beside the job file."""
     die_with_parent()
-    import torch
     import torch.distributed as dist
 
     from easyllm.core.models import quiet_libraries
     from easyllm.finetune.assembly import rank_device
+    from easyllm.finetune.state import write_tensors
 
     quiet_libraries()
     warnings.filterwarnings("ignore", module=r"torch\.distributed\..*", category=FutureWarning)
+    _outline, _store = meet(job_file, Outline.read, "finetune", say("its_base"))  # held as long as the rank lives
     work = Work.read(job_file)
     if work.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     rank_device(work.device)
     dist.init_process_group("nccl" if work.device == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        outcome, weights = _train(work)
+        if dist.get_rank() == 0:  # of a run before
+            job_file.with_name(OUTCOME).unlink(missing_ok=True)
+            shutil.rmtree(job_file.with_name(BEATS), ignore_errors=True)
+        dist.barrier()
+        pulse = Heartbeat(job_file.with_name(BEATS), dist.get_rank(), dist.get_world_size(), TIMEOUT_SECONDS)
+        try:
+            outcome, weights = _train(work, pulse)
+        finally:
+            pulse.stop()
         if dist.get_rank() == 0:
             if weights is not None:
-                torch.save(weights, job_file.with_name(WEIGHTS))
+                write_tensors(job_file.with_name(WEIGHTS), weights)
             write_whole(job_file.with_name(OUTCOME), json.dumps(outcome) + "\n")
         dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
-def _train(work: Work) -> tuple[dict[str, Any], Any]:
+def _train(work: Work, pulse: Heartbeat) -> tuple[dict[str, Any], Any]:
     """(what the first rank reports, its weights). A refusal or a diagnosis, alike everywhere, is reported too."""
     from easyllm.finetune.assembly import assemble
 
     try:
-        ready = assemble(work)
+        ready = assemble(work, pulse)
         seconds = ready.training.run()
         weights = ready.training.weights()
     except UserError as error:
@@ -74,4 +88,9 @@ def _record(problem: Problem) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except StageFailed as refusal:  # every rank knows it; one says it
+        if os.environ.get("RANK") == "0":
+            print(refusal, file=sys.stderr)
+        sys.exit(1)

@@ -20,6 +20,7 @@ from easyllm.core.batches import Batch, answer_loss
 from easyllm.core.errors import failed
 from easyllm.core.examples import IGNORED, Example
 from easyllm.core.messages import say
+from easyllm.core.nodes.heartbeat import Heartbeat
 from easyllm.core.progress import Progress, note, progress
 from easyllm.core.stop import StopOnRequest
 from easyllm.finetune import state
@@ -56,9 +57,9 @@ class Training:
     def __init__(
         self, model: Any, engine: Engine, examples: Sequence[Example], held_out: Sequence[Example],
         steps: Sequence[Step], config: FinetuneConfig, layout: Layout, folder: Path, device: torch.device,
-        noise: EmbeddingNoise | None = None,
+        noise: EmbeddingNoise | None = None, pulse: Heartbeat | None = None,
     ) -> None:  # fmt: skip
-        self._unwrapped, self._engine, self._noise = model, engine, noise
+        self._unwrapped, self._engine, self._noise, self._pulse = model, engine, noise, pulse
         self._examples, self._held_out, self._steps, self._config = examples, held_out, steps, config
         self._layout, self._folder, self._device = layout, folder, device
         self._rank, self._ranks = rank_and_ranks()
@@ -154,6 +155,8 @@ class Training:
         return labels, sum(len(example.ids) for example in examples)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
+        if self._pulse:
+            self._pulse.moved(len(self.rows))
         if self._noise:
             self._noise.batch = batch
         with self._engine.autocast():
@@ -213,9 +216,10 @@ class Training:
 
     def _go_on(self) -> None:
         """Take up the newest state, if there is one."""
-        kept = state.newest(self._folder)
-        if kept is None:
+        newest = self._newest_state()
+        if not newest:
             return
+        kept = state.load(self._folder, newest)
         self.rows = [Row(**row) for row in kept["rows"]]
         done = len(self.rows)
         self._engine.restore(kept["engine"], state.ranks_folder(self._folder, done))
@@ -223,6 +227,13 @@ class Training:
         _set_random(kept["random"][self._rank])
         if self._rank == 0:
             note(say("going_on", stage="finetune", step=done, steps=len(self._steps)))
+
+    def _newest_state(self) -> int:
+        """The first rank looks: a network file system may show the others an older folder."""
+        found = [state.newest_step(self._folder) if self._rank == 0 else 0]
+        if self._ranks > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
 
 
 def _random() -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from easyllm.core.errors import Problem, problem
 from easyllm.core.stage import Job
-from easyllm.pretrain import cluster_checks
+from easyllm.pretrain import nodes
 from easyllm.pretrain.architecture import OF_LLAMA_ONLY, ffn_hidden
 from easyllm.pretrain.batch import batches_of_ramp, layout_of, nearest_legal
 from easyllm.pretrain.config import Model, PretrainConfig
@@ -29,7 +29,7 @@ def check(job: Job[PretrainConfig], directory: Path | None = None) -> list[Probl
         *_batch(config),
         *_schedule(config),
         *check_data(job),
-        *cluster_checks.check(job),
+        *nodes.check(job),
         *_tracking(config),
     ]
 

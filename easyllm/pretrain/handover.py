@@ -1,16 +1,16 @@
-"""Training that somebody else starts: prepare it, say how far it is, and know when there is something to gather."""
+"""Training that somebody else starts: how far it is, and when there is something to gather."""
 
 import json
+from functools import partial
 from typing import Any
 
-from easyllm.core.artifact import write_whole
 from easyllm.core.errors import Waiting
-from easyllm.core.messages import say
+from easyllm.core.nodes import handover
 from easyllm.core.stage import Job
-from easyllm.pretrain import checkpoints, heartbeat, losses
+from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.job import RankJob
-from easyllm.pretrain.nodes import FOR_COMMANDS, JOB_FILE, commands, job_files
+from easyllm.pretrain.nodes import launch_of
 
 
 def finished(rank_job: RankJob) -> bool:
@@ -28,20 +28,7 @@ def read_outcome(rank_job: RankJob) -> dict[str, Any] | None:
 
 
 def hand_over(job: Job[PretrainConfig], rank_job: RankJob) -> Waiting:
-    """The word that the work waits for its commands, with everything in place for them."""
-    steps, done = job.config.steps, len(losses.read(rank_job.losses))
-    if not rank_job.outcome.is_file():
-        spoke = heartbeat.spoke_before(rank_job.beats, job.config.timeout_seconds)
-        if spoke is not None:
-            return Waiting(say("at_work", step=done, steps=steps, seconds=round(spoke)), [])
-    for name, text in job_files(job).items():
-        write_whole(job.out / name, text)
-    rank_job.write(job.out / JOB_FILE)
-    told = say("cut_elsewhere", step=done, steps=steps) if done else say("handed_over", path=job.out)
-    return Waiting(told, commands(job))
-
-
-def clear(job: Job[PretrainConfig]) -> None:
-    """Drop what only the commands needed: the artifact is the same whoever has started the ranks."""
-    for name in FOR_COMMANDS:
-        (job.out / name).unlink(missing_ok=True)
+    """The word that ranks are at work, or that the work waits for its commands, with everything in place for them."""
+    launch, steps, done = launch_of(job), job.config.steps, len(losses.read(rank_job.losses))
+    write = partial(rank_job.write, launch.job_file)
+    return handover.at_work(launch, done, steps) or handover.hand_over(launch, done, steps, write)

@@ -73,6 +73,10 @@ class RankJob:
         return [*tokens, *library, *(self.start.files() if self.start else [])]
 
     @property
+    def ranks(self) -> int:
+        return self.config.ranks
+
+    @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 

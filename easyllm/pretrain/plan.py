@@ -6,6 +6,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.megatron.architecture import VOCABULARY_MULTIPLE, Architecture, padded_vocabulary
 from easyllm.core.messages import say
+from easyllm.core.nodes.commands import commands
 from easyllm.core.stage import Job, Plan
 from easyllm.pretrain import cost, deepspeed_config
 from easyllm.pretrain.batch import BatchPlan, batch_plan, layout_of, samples_after
@@ -15,7 +16,7 @@ from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_checks import own_json
 from easyllm.pretrain.estimate import FLOAT_BYTES, MASTER_AND_MOMENTS, MOMENTS, WEIGHT_BYTES
 from easyllm.pretrain.fitting import Fits
-from easyllm.pretrain.nodes import commands
+from easyllm.pretrain.nodes import launch_of
 from easyllm.pretrain.origin import Origin, architecture_in, origin_of
 from easyllm.pretrain.origin_plan import origin_decisions
 from easyllm.pretrain.precision import choose_dtype
@@ -36,13 +37,13 @@ def plan(job: Job[PretrainConfig]) -> Plan:
     chosen = [*origin_decisions(job, origin), *decisions(config, batch, dtype, why, blends)]
     chosen += deepspeed_config.decision(config, dtype, own_json(job))
     if config.init and origin is None:
-        return Plan(_figures(config, batch, None, tokens, blends), commands(job), chosen)
+        return Plan(_figures(config, batch, None, tokens, blends), commands(launch_of(job)), chosen)
     architecture = _architecture(job, origin, dtype)
     checkpoint = checkpoint_bytes(architecture)
     known = {"checkpoint, bytes": checkpoint} | cost.figures(config, architecture)
     return Plan(
         figures=_figures(config, batch, architecture, tokens, blends) | known,
-        commands=commands(job),
+        commands=commands(launch_of(job)),
         decisions=[padding_decision(config, architecture), *chosen, *cost.decisions(config, architecture)],
         disk_bytes=checkpoint * (config.keep_checkpoints + kept_for_good(config) + 1),
         memory_bytes=cost.memory_bytes(config, architecture),

@@ -12,6 +12,9 @@ from easyllm.core.errors import StageFailed, UserError, failed, refuse
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
 from easyllm.core.models import local_model
+from easyllm.core.nodes.handover import clear
+from easyllm.core.nodes.heartbeat import read_hung
+from easyllm.core.nodes.launch import elsewhere
 from easyllm.core.progress import note
 from easyllm.core.stage import Job, Result
 from easyllm.pretrain import checkpoints, deepspeed_config, losses
@@ -21,12 +24,11 @@ from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
 from easyllm.pretrain.deepspeed_checks import own_json
 from easyllm.pretrain.deepspeed_config import Extras
-from easyllm.pretrain.handover import clear, finished, hand_over, read_outcome
-from easyllm.pretrain.heartbeat import read_hung
+from easyllm.pretrain.handover import finished, hand_over, read_outcome
 from easyllm.pretrain.job import RankJob, Start
 from easyllm.pretrain.new_rows import FILE as NEW_ROWS
 from easyllm.pretrain.new_rows import new_rows
-from easyllm.pretrain.nodes import JOB_FILE, RANK_PROGRAM, elsewhere
+from easyllm.pretrain.nodes import launch_of
 from easyllm.pretrain.origin import Origin, architecture_in, origin_of
 from easyllm.pretrain.origin_plan import origin_decisions, origin_record
 from easyllm.pretrain.plan import decisions, padding_decision
@@ -124,7 +126,7 @@ def _extras(job: Job[PretrainConfig], device: str) -> Extras:
 
 def _padded_before(job: Job[PretrainConfig]) -> int | None:
     """The padded vocabulary of the checkpoints that a cut run left, perhaps on another layout."""
-    job_file, tensor = job.out / JOB_FILE, job.config.parallel.tensor
+    job_file, tensor = launch_of(job).job_file, job.config.parallel.tensor
     if not job_file.is_file() or not checkpoints.whole(job.out / "checkpoints"):
         return None
     padded = int(json.loads(job_file.read_text("utf-8"))["architecture"]["padded_vocabulary"])
@@ -135,7 +137,7 @@ def _padded_before(job: Job[PretrainConfig]) -> int | None:
 
 def _dtype(job: Job[PretrainConfig], device: str) -> tuple[str, str]:
     if elsewhere(job) and device == "cuda" and job.config.precision == "auto":
-        return DTYPES["bf16"], say("why_bf16_cluster")
+        return DTYPES["bf16"], say("why_bf16_cluster", stage=job.stage)
     return choose_dtype(job.config.precision, device, device == "cuda" and _has_bf16())
 
 
@@ -161,10 +163,10 @@ def _await(job: Job[PretrainConfig], rank_job: RankJob) -> None:
 def _train(job: Job[PretrainConfig], rank_job: RankJob) -> None:
     rank_job.outcome.unlink(missing_ok=True)
     shutil.rmtree(rank_job.beats, ignore_errors=True)
-    job_file = job.out / JOB_FILE
-    rank_job.write(job_file)
+    launch = launch_of(job)
+    rank_job.write(launch.job_file)
     try:
-        run_ranks(RANK_PROGRAM, [str(job_file)], job.config.ranks, ends_on_sigterm=True)
+        run_ranks(launch.module, [str(launch.job_file)], launch.ranks, ends_on_sigterm=True)
     except StageFailed as error:
         hung = read_hung(rank_job.beats)
         if not hung:
@@ -214,7 +216,7 @@ def _gather(
     losses.picture(rows, job.out / "losses.png", title)
     shutil.copytree(corpus / "tokenizer", job.out / "tokenizer", dirs_exist_ok=True)
     _keep_for_good(rank_job)
-    clear(job)
+    clear(launch_of(job))
     batch, outcome = batch_plan(job.config), read_outcome(rank_job)
     assert outcome is not None
     layers = Decision("layers", outcome["layers"], outcome["why"])

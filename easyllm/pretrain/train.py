@@ -16,15 +16,15 @@ from easyllm.core.errors import StageFailed
 from easyllm.core.launch import die_with_parent
 from easyllm.core.megatron.session import megatron_session, rank_device
 from easyllm.core.messages import say
+from easyllm.core.nodes.heartbeat import Heartbeat
+from easyllm.core.nodes.meeting import meet
 from easyllm.core.progress import Progress, note, progress
 from easyllm.core.stop import StopOnRequest
 from easyllm.pretrain import checkpoints, losses
 from easyllm.pretrain.batch import batch_plan, layout_of, samples_after, step_samples
 from easyllm.pretrain.blends import Blends, held_out_share
 from easyllm.pretrain.estimate import flops_per_token
-from easyllm.pretrain.heartbeat import Heartbeat
 from easyllm.pretrain.job import RankJob
-from easyllm.pretrain.meeting import meet
 from easyllm.pretrain.peaks import choose_peak
 from easyllm.pretrain.tracking import Trackers
 
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 def main(job_file: Path) -> None:
     """Train from nothing or from the newest checkpoint; the first rank leaves the outcome beside the job file."""
     die_with_parent()
-    job, _store = meet(job_file)  # held as long as the rank lives
-    if job.interface:
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", job.interface)
+    job, _store = meet(job_file, RankJob.read, "pretrain", say("its_tokens"))  # held as long as the rank lives
     device = rank_device(job.device)
     # The heartbeat is to find a hung rank first: it knows which one it is, a collective only that one is missing.
     patience = 2 * job.config.timeout_seconds + 60

@@ -104,8 +104,7 @@ def test_killed_finetuning_goes_on_with_the_same_losses(tmp_path: Path) -> None:
     process.wait()
     assert not (cut / "run" / "finetune").exists()
     assert "⟦" in (states.parent / "label_audit.md").read_text("utf-8")  # there to be read while it trains
-    kept = state.newest(states)
-    assert kept is not None
+    kept = state.load(states, state.newest_step(states))
     # What a kill in the middle of a write leaves: it must never win over the whole state.
     (states / "step-99999999.pt.half").write_bytes(b"PK\x03\x04 half a file")
 

@@ -15,45 +15,21 @@ from typing import Any
 import pytest
 import yaml
 
+from clusters import CLUSTERS, HOSTS, NO_SSH, STATIC, cluster_of
 from easyllm.core.cluster import ClusterConfig
+from easyllm.core.nodes.commands import commands, job_files
 from easyllm.core.stage import Job
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
-from easyllm.pretrain.nodes import commands, job_files
+from easyllm.pretrain.nodes import launch_of
 from tiny_megatron import pretrain_config
 
 GOLDEN = Path(__file__).parent / "golden"
-STATIC = {"rendezvous": {"endpoint": "node-a:29400"}}
-ELASTIC = {"rendezvous": {"endpoint": "node-a:29400", "kind": "c10d"}, "max_restarts": 3}
-HOSTS = {"hosts": ["node-a", "node-b"]}
-NO_SSH = {"deepspeed": {"ssh": False}}
-KUBERNETES = {"kubernetes": {"image": "easyllm:gpu", "claim": "training", "mount": "/data", "namespace": "ml"}}
-SLURM = {
-    "partition": "gpu",
-    "account": "lab 7",
-    "time": "2-00:00:00",
-    "constraint": "h100",
-    "options": ["--exclusive"],
-    "setup": ["module load cuda", "source /data/venv/bin/activate"],
-}
-CLUSTERS: dict[str, dict[str, Any]] = {
-    "local": {"launcher": "local"},
-    "torchrun-static": {"launcher": "torchrun", **STATIC},
-    "torchrun-static-hosts": {"launcher": "torchrun", **STATIC, **HOSTS},
-    "torchrun-elastic": {"launcher": "torchrun", **ELASTIC},
-    "torchrun-elastic-hosts": {"launcher": "torchrun", **ELASTIC, **HOSTS},
-    "deepspeed": {"launcher": "deepspeed", **HOSTS},
-    "deepspeed-no-ssh": {"launcher": "deepspeed", **HOSTS, **STATIC, **NO_SSH},
-    "slurm": {"launcher": "slurm", "slurm": SLURM, "max_restarts": 2},
-    "kubernetes": {"launcher": "kubernetes", **KUBERNETES},
-}
 
 
 def job_of(name: str, device: str = "auto", out: str = "/data/runs/two nodes/pretrain.partial") -> Job[PretrainConfig]:
     """A job as the pipeline makes it, on paths that are not there: everything looked at here is pure."""
-    size = {"gpus_per_node": 2} if name == "local" else {"nodes": 2, "gpus_per_node": 2}
-    python = {"python": "/data/venv/bin/python"} if name not in ("local", "kubernetes") else {}
-    cluster = ClusterConfig.model_validate(size | python | CLUSTERS[name])
+    cluster = cluster_of(name)
     config = PretrainConfig.model_validate(pretrain_config(ranks=cluster.ranks, device=device))
     path = Path(out)
     return Job("pretrain", config, {}, 1, "Two_nodes", path.parent, path.parent, path, cluster)
@@ -62,8 +38,8 @@ def job_of(name: str, device: str = "auto", out: str = "/data/runs/two nodes/pre
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_commands_and_job_files_are_the_documented_ones(name: str) -> None:
     job = job_of(name)
-    parts = [f"$ {command}" for command in commands(job)]
-    parts += [f"==> {file} <==\n{text}" for file, text in job_files(job).items()]
+    parts = [f"$ {command}" for command in commands(launch_of(job))]
+    parts += [f"==> {file} <==\n{text}" for file, text in job_files(launch_of(job)).items()]
     text = ("\n".join(parts) + "\n").replace(sys.executable, "python")
     golden = GOLDEN / f"{name}.txt"
     if os.environ.get("EASYLLM_WRITE_GOLDEN"):
@@ -74,14 +50,14 @@ def test_commands_and_job_files_are_the_documented_ones(name: str) -> None:
 
 def test_every_command_is_one_that_a_shell_splits_as_it_is_meant() -> None:
     for name in CLUSTERS:
-        for command in commands(job_of(name)):
+        for command in commands(launch_of(job_of(name))):
             words = shlex.split(command, comments=True)
             assert words[-1].startswith("/data/runs/two nodes/pretrain.partial/"), name
 
 
 def test_the_sbatch_file_has_nothing_that_bash_or_shellcheck_mind(tmp_path: Path) -> None:
     for device in ("auto", "cpu"):
-        (text,) = job_files(job_of("slurm", device)).values()
+        (text,) = job_files(launch_of(job_of("slurm", device))).values()
         assert ("--gpus-per-node" in text) == (device == "auto")
         file = tmp_path / "job.sbatch"
         file.write_text(text)
@@ -95,7 +71,7 @@ def test_the_sbatch_file_has_nothing_that_bash_or_shellcheck_mind(tmp_path: Path
 
 def test_the_sbatch_file_starts_one_torchrun_a_node(tmp_path: Path) -> None:
     """Run by bash with stand-ins for Slurm's own programs: what srun is given is what every node runs."""
-    (text,) = job_files(job_of("slurm", out=str(tmp_path / "run" / "pretrain.partial"))).values()
+    (text,) = job_files(launch_of(job_of("slurm", out=str(tmp_path / "run" / "pretrain.partial")))).values()
     programs = {"scontrol": "printf 'node-a\\nnode-b\\n'", "srun": 'printf "%s\\n" "$@"', "module": "true"}
     for program, body in programs.items():
         (tmp_path / program).write_text(f"#!/bin/sh\n{body}\n")
@@ -114,7 +90,7 @@ def test_the_sbatch_file_starts_one_torchrun_a_node(tmp_path: Path) -> None:
 
 def test_the_trainjob_has_the_shape_of_kubeflows_schema() -> None:
     """Field by field as trainer.kubeflow.org/v1alpha1 has it since Kubeflow Trainer 2.2 (runtimePatches)."""
-    (text,) = job_files(job_of("kubernetes")).values()
+    (text,) = job_files(launch_of(job_of("kubernetes"))).values()
     job = yaml.safe_load(text)
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert job["metadata"] == {"name": "easyllm-two-nodes", "namespace": "ml"}
@@ -130,7 +106,7 @@ def test_the_trainjob_has_the_shape_of_kubeflows_schema() -> None:
     (container,) = pod["containers"]
     assert (replicated["name"], container["name"]) == ("node", "node")
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    (on_cpu,) = job_files(job_of("kubernetes", "cpu")).values()
+    (on_cpu,) = job_files(launch_of(job_of("kubernetes", "cpu"))).values()
     assert "resourcesPerNode" not in on_cpu
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from easyllm.core.nodes.heartbeat import Beat, culprits
 from easyllm.pretrain import checkpoints, losses
-from easyllm.pretrain.heartbeat import Beat, culprits
 
 
 def row(step: int, loss: float = 1.5) -> losses.Row:

@@ -13,13 +13,14 @@ from easyllm.core import workplace
 from easyllm.core.artifact import write_whole
 from easyllm.core.cluster import ClusterConfig
 from easyllm.core.errors import StageFailed, Waiting
+from easyllm.core.nodes import meeting
+from easyllm.core.nodes.heartbeat import Heartbeat, read, write_hung
+from easyllm.core.nodes.meeting import Word
 from easyllm.core.stage import Job
-from easyllm.pretrain import losses, meeting
+from easyllm.pretrain import losses
 from easyllm.pretrain.checks import check
 from easyllm.pretrain.config import PretrainConfig
-from easyllm.pretrain.heartbeat import Heartbeat, read, write_hung
 from easyllm.pretrain.job import BEATS, RankJob
-from easyllm.pretrain.meeting import Word
 from easyllm.pretrain.run import rank_job_of, run
 from tiny_megatron import make_corpus, pretrain_job
 
@@ -34,8 +35,8 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(job_file: Path, *words: Word) -> str:
-    verdict = meeting._verdict(job_file, list(words))
-    return str(meeting._refusal(verdict)) if verdict else ""
+    verdict = meeting._verdict(job_file, list(words), RankJob.read, "its tokens")
+    return str(meeting._refusal(verdict, "pretrain")) if verdict else ""
 
 
 def test_nodes_that_cannot_take_part_are_named(job_file: Path) -> None:
@@ -52,9 +53,9 @@ def test_nodes_that_cannot_take_part_are_named(job_file: Path) -> None:
 def test_a_node_sees_what_the_first_rank_wrote_or_not(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "SEEN_WITHIN_SECONDS", 0.1)
     mark = meeting._leave_mark(job_file)
-    assert meeting._look(job_file, mark).sees
-    assert not meeting._look(job_file, "another").sees
-    assert not meeting._look(job_file.with_name("none.json"), mark).sees
+    assert meeting._look(job_file, mark, RankJob.read).sees
+    assert not meeting._look(job_file, "another", RankJob.read).sees
+    assert not meeting._look(job_file.with_name("none.json"), mark, RankJob.read).sees
 
 
 def test_the_job_file_is_good_wherever_a_node_has_mounted_the_folder(job_file: Path) -> None:
@@ -70,10 +71,10 @@ def test_the_job_file_is_good_wherever_a_node_has_mounted_the_folder(job_file: P
 
 
 def test_a_refusal_is_a_failure_with_its_code(job_file: Path) -> None:
-    verdict = meeting._verdict(job_file, [Word("b", False, 1, None)])
+    verdict = meeting._verdict(job_file, [Word("b", False, 1, None)], RankJob.read, "its tokens")
     assert verdict
     with pytest.raises(StageFailed, match=r"CLUSTER-014 .*runs_dir"):
-        raise meeting._refusal(verdict)
+        raise meeting._refusal(verdict, "pretrain")
 
 
 @pytest.fixture

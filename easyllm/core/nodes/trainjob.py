@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from easyllm.core.cluster import ClusterConfig
+from easyllm.core.nodes.launch import Launch
 
 HEAD = """\
 # Kubeflow Trainer 2.2 or later. The runtime sets PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and their like, which
@@ -13,7 +14,7 @@ POD = "node"
 """Name of the job and of the container in the runtimes for torch."""
 
 
-def trainjob(cluster: ClusterConfig, name: str, arguments: list[str], on_gpus: bool) -> str:
+def trainjob(cluster: ClusterConfig, launch: Launch, arguments: list[str]) -> str:
     """The YAML document; ``arguments`` are torchrun's, what it starts included."""
     import yaml
 
@@ -26,13 +27,13 @@ def trainjob(cluster: ClusterConfig, name: str, arguments: list[str], on_gpus: b
         "command": ["python", "-m", "torch.distributed.run"],
         "args": arguments,
     }
-    if on_gpus:
+    if launch.on_gpus:
         trainer["resourcesPerNode"] = {"limits": {asked.gpu_resource: str(cluster.gpus_per_node)}}
     jobs = {"replicatedJobs": [_volumes(asked.claim, asked.mount)]}
     document = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": {"name": job_name(name), "namespace": asked.namespace},
+        "metadata": {"name": job_name(launch.job.recipe, launch.suffix), "namespace": asked.namespace},
         "spec": {
             "runtimeRef": {"name": asked.runtime},
             "trainer": trainer,
@@ -42,9 +43,9 @@ def trainjob(cluster: ClusterConfig, name: str, arguments: list[str], on_gpus: b
     return HEAD + yaml.safe_dump(document, sort_keys=False, width=1000)
 
 
-def job_name(name: str) -> str:
-    """A DNS label of the recipe's name, as Kubernetes wants it."""
-    return ("easyllm-" + re.sub(r"[^a-z0-9]+", "-", name.lower()))[:63].strip("-")
+def job_name(recipe: str, suffix: str = "") -> str:
+    """A DNS label of the recipe's name, as Kubernetes wants it; the suffix is never what is cut off."""
+    return ("easyllm-" + re.sub(r"[^a-z0-9]+", "-", recipe.lower()))[: 63 - len(suffix)].strip("-") + suffix
 
 
 def _volumes(claim: str, mount: str) -> dict[str, Any]:

@@ -8,15 +8,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from easyllm.core.errors import StageFailed, failed
-from easyllm.pretrain.job import RankJob
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -41,10 +40,32 @@ class Word:
     """GPUs on this node; None for a job on the CPU."""
 
 
-def meet(job_file: Path) -> "tuple[RankJob, Store]":
-    """The job, once all ranks have agreed on it; StageFailed on every rank where one node cannot take part.
+class Shared(Protocol):
+    """What a job file tells of the job that is done together."""
 
-    Keep the store until the process group stands: the first rank may be its server.
+    @property
+    def ranks(self) -> int: ...
+
+    @property
+    def device(self) -> str:
+        """cuda or cpu."""
+
+    @property
+    def interface(self) -> str | None:
+        """Network interface between the nodes."""
+
+    def reads(self) -> Sequence[Path]:
+        """The files that every rank opens."""
+
+
+S = TypeVar("S", bound=Shared)
+
+
+def meet(job_file: Path, read: Callable[[Path], S], stage: str, others: str) -> "tuple[S, Store]":
+    """The job as ``read`` has it, once all ranks have agreed on it.
+
+    StageFailed on every rank where one node cannot take part. ``others`` is what all ranks read besides the run's own
+    files, for a person. Keep the store until the process group stands: the first rank may be its server.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, and not in __all__
     from torch.distributed.rendezvous import rendezvous
@@ -53,16 +74,18 @@ def meet(job_file: Path) -> "tuple[RankJob, Store]":
     store = PrefixStore("meeting", opened)
     if rank == 0:
         store.set("mark", _leave_mark(job_file))
-    word = _look(job_file, store.get("mark").decode())
+    word = _look(job_file, store.get("mark").decode(), read)
     store.set(f"word {rank}", json.dumps(asdict(word)))
     if rank == 0:
         words = [Word(**json.loads(store.get(f"word {other}"))) for other in range(ranks)]
-        store.set("verdict", json.dumps(_verdict(job_file, words)))
+        store.set("verdict", json.dumps(_verdict(job_file, words, read, others)))
     verdict = json.loads(store.get("verdict"))
     if verdict:
         _hear_together(store, rank, ranks)
-        raise _refusal(verdict)
-    return RankJob.read(job_file), opened
+        raise _refusal(verdict, stage)
+    job = read(job_file)
+    _choose_interface(job.interface)
+    return job, opened
 
 
 def _leave_mark(job_file: Path) -> str:
@@ -74,8 +97,8 @@ def _leave_mark(job_file: Path) -> str:
     return mark
 
 
-def _look(job_file: Path, mark: str) -> Word:
-    job = RankJob.read(job_file) if job_file.is_file() else None
+def _look(job_file: Path, mark: str, read: Callable[[Path], Shared]) -> Word:
+    job = read(job_file) if job_file.is_file() else None
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's or DeepSpeed's
     sees = job is not None and _sees(job_file.parent / MARK, mark) and all(path.is_file() for path in job.reads())
     gpus = None
@@ -98,12 +121,12 @@ def _sees(path: Path, mark: str) -> bool:
     return False
 
 
-def _verdict(job_file: Path, words: list[Word]) -> dict[str, Any] | None:
+def _verdict(job_file: Path, words: list[Word], read: Callable[[Path], Shared], others: str) -> dict[str, Any] | None:
     """The code and the numbers of what is wrong, by the first rank for all."""
     blind = _hosts(word for word in words if not word.sees)
     if blind:
-        return {"code": "CLUSTER-014", "key": "runs_dir", "path": str(job_file.parent), "nodes": blind}
-    wanted = RankJob.read(job_file).config.ranks
+        return {"code": "CLUSTER-014", "key": "runs_dir", "path": str(job_file.parent), "nodes": blind, "reads": others}
+    wanted = read(job_file).ranks
     if len(words) != wanted:
         return {"code": "CLUSTER-015", "key": "cluster.nodes", "ranks": len(words), "wanted": wanted}
     poor = _hosts((word for word in words if word.gpus is not None and word.gpus < word.asked), with_gpus=True)
@@ -123,6 +146,13 @@ def _hear_together(store: "Store", rank: int, ranks: int) -> None:
         store.wait([f"heard {other}" for other in range(ranks)], timedelta(seconds=60))
 
 
-def _refusal(verdict: dict[str, Any]) -> StageFailed:
+def _refusal(verdict: dict[str, Any], stage: str) -> StageFailed:
     numbers = {name: value for name, value in verdict.items() if name != "code"}
-    return failed(str(verdict["code"]), stage="pretrain", **numbers)
+    return failed(str(verdict["code"]), stage=stage, **numbers)
+
+
+def _choose_interface(interface: str | None) -> None:
+    """For the libraries that a process group is made of; what a node's own environment says is left."""
+    if interface:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)

@@ -1,27 +1,25 @@
 """The job file for Slurm: one torchrun a node, started by srun."""
 
 import shlex
-from pathlib import Path
 
 from easyllm.core.cluster import ClusterConfig, Slurm
+from easyllm.core.nodes.launch import Launch
 from easyllm.core.shell import continued
 
 SECONDS_TO_SAVE = 300
 ASKED = ("partition", "account", "time", "constraint")
 
 
-def sbatch(
-    cluster: ClusterConfig, name: str, run_dir: Path, torchrun: list[str], program: list[str], on_gpus: bool
-) -> str:
+def sbatch(cluster: ClusterConfig, launch: Launch, torchrun: list[str], program: list[str]) -> str:
     """A file for sbatch that a person can read and change; ``torchrun`` starts with the interpreter."""
-    asked = cluster.slurm or Slurm()
+    asked, recipe = cluster.slurm or Slurm(), launch.job.recipe
     options = [
-        f"--job-name=easyllm-{name}",
+        f"--job-name=easyllm-{launch.name}",
         f"--nodes={cluster.nodes}",
         "--ntasks-per-node=1",
-        *([f"--gpus-per-node={cluster.gpus_per_node}"] if on_gpus else []),
+        *([f"--gpus-per-node={cluster.gpus_per_node}"] if launch.on_gpus else []),
         *[f"--{key}={shlex.quote(value)}" for key in ASKED if (value := getattr(asked, key))],
-        f"--output={shlex.quote(str(run_dir / 'pretrain-%j.log'))}",
+        f"--output={shlex.quote(str(launch.job.run_dir / f'{launch.stage}-%j.log'))}",
         "--open-mode=append",
         "--requeue",
         f"--signal=TERM@{SECONDS_TO_SAVE}",
@@ -36,7 +34,7 @@ def sbatch(
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# Pretraining of {name} on {cluster.nodes} nodes with {cluster.gpus_per_node} ranks each.",
+            f"# {launch.title} of {recipe} on {cluster.nodes} nodes with {cluster.gpus_per_node} ranks each.",
             f"# {SECONDS_TO_SAVE} s before its time is up every rank finishes its step and saves.",
             "# Submitted or requeued again, this file goes on from the newest checkpoint.",
             *[f"#SBATCH {option}" for option in options],
