@@ -98,8 +98,11 @@ def find_python(wanted: "list[str]") -> str:
 
 
 def version_of(python: str) -> "tuple[str, str]":
-    """("3.11", "/real/path") or ("", "") when it does not run (a pyenv shim of an absent version, say)."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
+    """("3.11", "/real/path") or ("", "") when it does not run (a pyenv shim of an absent version, say).
+
+    Of a virtual environment's Python the one beneath: it may be .venv itself, activated, which is about to be replaced.
+    """
+    code = "import sys; print('%d.%d' % sys.version_info[:2]); print(getattr(sys, '_base_executable', sys.executable))"
     try:
         done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
