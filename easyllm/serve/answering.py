@@ -23,7 +23,8 @@ class ModelVoice:
         detokenizer = Detokenizer(self.tokenizer)
         stops = StopStrings(ask.stops, ask.keep_stop)
         left = ask.max_new_tokens
-        async with aclosing(self.engine.generate(ask.ids, ask.max_new_tokens, ask.sampling)) as tokens:
+        generated = self.engine.generate(ask.ids, ask.max_new_tokens, ask.sampling, ask.adapter)
+        async with aclosing(generated) as tokens:
             async for token in tokens:
                 left -= 1
                 ended = token.id in self._ends

@@ -39,6 +39,31 @@ class Sampling:
     """Keep this many likeliest tokens; 0 keeps all."""
     seed: int | None = None
     """Same seed, prompt and settings: same answer, whatever else is in the batch."""
+    min_p: float = 0.0
+    """Keep tokens at least this many times as likely as the likeliest (arXiv:2407.01082); 0 keeps all."""
+    typical_p: float = 1.0
+    """Locally typical sampling (arXiv:2202.00666): keep the most typical tokens that reach this sum; 1 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in prompt and answer (arXiv:1909.05858)."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit for every time that the answer has it, as OpenAI defines it."""
+    presence_penalty: float = 0.0
+    """Taken off a token's logit once the answer has it, as OpenAI defines it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit)."""
+    likeliest: int = 0
+    """How many likeliest tokens to tell with each token, besides the one that was chosen."""
+    grammar: "Grammar | None" = None
+    """What the answer's text must be; tokens that would break it are never chosen."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A language that an answer has to belong to."""
+
+    kind: Literal["json_schema", "json_object", "regex"]
+    text: str = ""
+    """The JSON schema as JSON, or the regular expression; empty for any JSON object."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,28 @@ class Token:
 
     id: int
     logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
+    """(id, log-probability) of the likeliest tokens at its place, best first, as ``Sampling.likeliest`` asks."""
+
+
+Scored = tuple[float | None, dict[int, float] | None]
+"""A given token's log-probability and the likeliest ids at its place; None of the first token."""
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What an engine honours beyond temperature, top_p, top_k and seed. The routes refuse the rest by its name."""
+
+    penalties: bool = False
+    """min_p, typical_p, repetition, frequency and presence penalty, logit_bias."""
+    likeliest: bool = False
+    """``Sampling.likeliest``."""
+    grammar: bool = False
+    """``Sampling.grammar``."""
+    score: bool = False
+    """``Engine.score``."""
+    adapters: bool = False
+    """``adapter`` of ``generate`` and ``score``."""
 
 
 class Engine(Protocol):
@@ -62,8 +109,22 @@ class Engine(Protocol):
         """Requests it still works on."""
         ...
 
-    def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
-        """Tokens as they come, an end token last if one was reached. Closing it cancels the request."""
+    @property
+    def abilities(self) -> Abilities:
+        """What it honours; never asked for anything else."""
+        ...
+
+    def generate(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
+    ) -> AsyncGenerator[Token, None]:
+        """Tokens as they come, an end token last if one was reached. Closing it cancels the request.
+
+        ``adapter`` names a LoRA adapter that the engine has loaded; None is the base model alone.
+        """
+        ...
+
+    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        """The log-probability of every token of ``ids`` after the first, and so many likeliest ones at its place."""
         ...
 
     def stop(self) -> None: ...
@@ -79,6 +140,8 @@ class Ask:
     stops: tuple[str, ...] = ()
     keep_stop: bool = False
     """Whether a stop string stays at the end of the text."""
+    adapter: str | None = None
+    """The adapter that answers; None is the base model alone."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +188,6 @@ class Loaded:
     """A model that is ready to answer."""
 
     voice: Voice
-    model: Any
-    """The weights; None where a remote server has them, and then dtype and device are its own affair."""
     ends: list[int]
     dtype: str | None
     device: str | None

@@ -1,18 +1,16 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from easyllm.serve.bodies import Body, Message, read
-from easyllm.serve.contract import Ask, Loaded, Piece, Whole
+from easyllm.serve.contract import Ask, Loaded, Piece, Scored, Whole
 from easyllm.serve.limits import Limits
 from easyllm.serve.refusals import Refused, invalid
-from easyllm.serve.scoring import Scored, score
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -109,11 +107,11 @@ class Desk:
         finally:
             self.leave()
 
-    async def score(self, model: Any, ids: list[int], likeliest: int) -> list[Scored]:
-        """Log-probabilities of given tokens, in a place of its own at the model and beside the event loop."""
+    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        """Log-probabilities of given tokens, in a place of its own at the model."""
         self.enter()
         try:
-            return await asyncio.to_thread(score, model, ids, likeliest)
+            return await self.model.voice.engine.score(ids, likeliest, adapter)
         finally:
             self.leave()
 

@@ -9,9 +9,10 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from easyllm.core.errors import failed
-from easyllm.serve.contract import Engine, EngineFailed, Sampling, Token
+from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
 from easyllm.serve.sampling import PerRequestSampler, install, new_slot
+from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
 
 PREFILL_TOKENS = 512
@@ -37,6 +38,7 @@ class ContinuousBatching:
             self._manager = model.init_continuous_batching(greedy, settings)
         except ValueError as error:  # an attention kind it does not know
             raise failed("SERVE-012", stage="serve", reason=error) from error
+        self.model = model
         self._sampler = PerRequestSampler()
         install(self._manager, self._sampler)
         self._ends = ends
@@ -48,7 +50,16 @@ class ContinuousBatching:
         alive = self._manager.is_running() and self._manager.background_thread_status.fatal_error is None
         return None if alive else "the engine has died; restart the server"
 
-    async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities(score=True)
+
+    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        return await asyncio.to_thread(score, self.model, ids, likeliest)
+
+    async def generate(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
+    ) -> AsyncGenerator[Token, None]:
         number = next(self._numbers)
         name = f"request-{number}"
         slot = self._sampler.slots[number] = new_slot(sampling)

@@ -35,7 +35,7 @@ def load(directory: Path, limits: Limits) -> Loaded:
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise
-    return Loaded(ModelVoice(engine, tokenizer, ends), model, ends, name, device.type, default_sampling(given))
+    return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given))
 
 
 def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:

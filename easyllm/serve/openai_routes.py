@@ -74,10 +74,10 @@ class OpenAIRoutes:
 
     async def scored(self, body: CompletionBody, ask: Ask, words: "CompletionWords", request: Request) -> Response:
         """An answer with its prompt before it, or with the likeliest other tokens: one more forward pass over all."""
-        model, field = self.desk.model.model, "echo" if body.echo else "logprobs"
+        field = "echo" if body.echo else "logprobs"
         if body.stream:
             raise invalid(f"`{field}` cannot be streamed by this server", field)
-        if body.logprobs is not None and model is None:
+        if body.logprobs is not None and not self.desk.model.voice.engine.abilities.score:
             raise invalid(f"`{field}`: the engine behind this server does not score given tokens", field)
         answer = await self.desk.whole(ask, request)
         found = words.whole(answer, ask)
@@ -86,7 +86,7 @@ class OpenAIRoutes:
             found["choices"][0]["text"] = tokenizer.decode(ask.ids) + answer.text
             return JSONResponse(found)
         ids = [*ask.ids, *[piece.token.id for piece in answer.pieces]]
-        values = await self.desk.score(model, ids, body.logprobs)
+        values = await self.desk.score(ids, body.logprobs, ask.adapter)
         found["choices"][0] |= choice(tokenizer, ask.ids, answer, values, body.logprobs, bool(body.echo))
         return JSONResponse(found)
 

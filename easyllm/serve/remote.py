@@ -11,7 +11,7 @@ from easyllm.core.errors import UserError
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
-from easyllm.serve.contract import EngineFailed, Loaded, Remote, Sampling, Token
+from easyllm.serve.contract import Abilities, EngineFailed, Loaded, Remote, Sampling, Scored, Token
 from easyllm.serve.introduction import introduce
 from easyllm.serve.limits import Limits
 from easyllm.serve.upstream import TOO_MANY_REQUESTS, Upstream
@@ -19,7 +19,7 @@ from easyllm.serve.wire import BAD_GATEWAY, Unfit, request_body
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 LOOK_EVERY_SECONDS = 2.0
-NOT_FOUND = 404
+NOT_FOUND, NOT_IMPLEMENTED = 404, 501
 
 
 def load_remote(directory: Path, name: str, limits: Limits, remote: Remote) -> Loaded:
@@ -32,7 +32,7 @@ def load_remote(directory: Path, name: str, limits: Limits, remote: Remote) -> L
     tokenizer, given, ends = load_words(directory)
     engine = RemoteEngine(upstream, name, tokenizer, ends, limits)
     engine.wait_for_upstream()
-    return Loaded(ModelVoice(engine, tokenizer, ends), None, ends, None, None, default_sampling(given))
+    return Loaded(ModelVoice(engine, tokenizer, ends), ends, None, None, default_sampling(given))
 
 
 class RemoteEngine:
@@ -61,7 +61,16 @@ class RemoteEngine:
         """Requests it still works on."""
         return self._running
 
-    async def generate(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> AsyncGenerator[Token, None]:
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities()
+
+    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        raise EngineFailed("a remote engine does not score given tokens", NOT_IMPLEMENTED)
+
+    async def generate(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
+    ) -> AsyncGenerator[Token, None]:
         body = request_body(self._model, ids, max_new_tokens, sampling, self._ends)
         given = 0
         self._running += 1

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from easyllm.serve.contract import Whole
-
-Scored = tuple[float | None, dict[int, float] | None]
-"""A token's log-probability and the likeliest ids at its place; of the first token None, nothing comes before it."""
+from easyllm.serve.contract import Scored, Whole
 
 
 def score(model: Any, ids: list[int], likeliest: int) -> list[Scored]:

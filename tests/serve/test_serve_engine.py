@@ -38,7 +38,7 @@ def prompts(served: Any) -> list[list[int]]:
 
 def test_three_requests_in_one_batch_say_what_plain_generate_says(served: Any, prompts: list[list[int]]) -> None:
     loaded = served.desk.model
-    wanted = [greedy_reference(loaded.model, ids, 40, loaded.ends) for ids in prompts]
+    wanted = [greedy_reference(served.engine.model, ids, 40, loaded.ends) for ids in prompts]
     assert together(served.engine, *((ids, 40, Sampling()) for ids in prompts)) == wanted
 
 
@@ -67,7 +67,7 @@ def test_logprobs_are_those_of_the_model(served: Any, prompts: list[list[int]]) 
     said = asyncio.run(collect(served.engine, prompts[1], 6, Sampling(temperature=1.3, seed=1)))
     ids = torch.tensor([[*prompts[1], *[token.id for token in said]]])
     with torch.inference_mode():
-        logprobs = served.desk.model.model(ids).logits[0].log_softmax(-1)
+        logprobs = served.engine.model(ids).logits[0].log_softmax(-1)
     for place, token in enumerate(said, start=len(prompts[1]) - 1):
         assert token.logprob == pytest.approx(float(logprobs[place, token.id]), abs=1e-4)
 

@@ -226,7 +226,7 @@ def test_an_overloaded_engine_is_told_as_429_also_when_streaming(served: Any, fr
 
 
 def test_the_weights_are_not_loaded_twice(front: Front) -> None:
-    assert front.desk.model.model is None
+    assert front.desk.model.dtype is None
 
 
 def test_a_pipeline_rehearses_with_the_remote_engine_too(served: Any, serve_model: Path, serve_job: MakeJob) -> None:

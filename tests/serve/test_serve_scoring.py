@@ -31,7 +31,7 @@ def test_echo_tells_the_models_own_logprobs_of_the_prompt(served: Any) -> None:
         assert choice["text"].startswith("the sea and 灯塔")
         assert len(found["tokens"]) == len(found["token_logprobs"]) == len(found["text_offset"]) == len(ids) + 1
         with torch.inference_mode():
-            values = served.desk.model.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            values = served.engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
         for place in range(1, len(ids)):
             value = float(values[place - 1, ids[place]])

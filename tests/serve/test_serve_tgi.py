@@ -27,7 +27,7 @@ def client(served: Any) -> InferenceClient:
 
 def test_the_hub_client_gets_what_generate_says_token_for_token(served: Any, client: InferenceClient) -> None:
     loaded = served.desk.model
-    ids = greedy_reference(loaded.model, served.tokenizer.encode("the sea"), 40, loaded.ends)
+    ids = greedy_reference(served.engine.model, served.tokenizer.encode("the sea"), 40, loaded.ends)
     answer = client.text_generation("the sea", max_new_tokens=40, details=True)
     assert [token.id for token in answer.details.tokens] == ids
     assert answer.details.generated_tokens == len(ids)
