@@ -7,9 +7,12 @@ fail.
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -26,17 +29,23 @@ def chromium() -> str:
         return found
     why = "no Chromium on this machine"
     if shutil.which("apt-get") and os.geteuid() == 0:
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:  # the lists of packages may be missing, or old
-            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
-            done = subprocess.run(install, capture_output=True, text=True, check=False)
+        with FileLock(Path(tempfile.gettempdir(), "easyllm-tests-apt.lock")):  # another process may be at it
+            why = _found() or _install()
         if found := _found():
             return found
-        why = f"Chromium cannot be installed: {done.stderr.strip()[-300:]}"
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
+
+
+def _install() -> str:
+    """Debian's packages; why it failed, where it did."""
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode:  # the lists of packages may be missing, or old
+        subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+    return f"Chromium cannot be installed: {done.stderr.strip()[-300:]}"
 
 
 def _found() -> str | None:
