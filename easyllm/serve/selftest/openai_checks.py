@@ -10,10 +10,12 @@ from easyllm.serve.selftest.server import (
     COMPLETIONS,
     QUESTION,
     TOKENS,
+    UNREADABLE,
     Reply,
     Server,
     content,
     finish,
+    quoted,
     same,
     short,
     streamed,
@@ -28,7 +30,6 @@ SCHEMA = {
 }
 """Every answer to it is short, so that a model without sense ends it too."""
 SCHEMA_TOKENS = 80
-UNREADABLE = "\ufffd"
 
 
 def models(server: Server) -> str:
@@ -45,7 +46,7 @@ def chat(server: Server) -> str:
     choice = server.greedy["choices"][0]
     if choice["message"]["role"] != "assistant" or choice["finish_reason"] not in ("stop", "length"):
         raise Broken(short(json.dumps(choice, ensure_ascii=False)))
-    return short(content(server.greedy))
+    return quoted(content(server.greedy))
 
 
 def chat_stream(server: Server) -> str:
@@ -118,12 +119,12 @@ def stop_string(server: Server) -> str:
 
 
 def across(pieces: list[str]) -> str | None:
-    """Two letters that meet at the border of two tokens, past the first few, and first meet there."""
+    """A few letters around the border of two tokens, past the first ones, that are nowhere before it in the answer."""
     text, begun = "".join(pieces), 0
     for place, (left, right) in enumerate(pairwise(pieces), start=1):
         begun += len(left)
-        found = left[-1:] + right[:1]
-        plain = len(found) == 2 and found.strip() == found and UNREADABLE not in found
+        found = left[-1:] + right[: 2 if right[:1].isspace() else 1]
+        plain = len(found) > 1 and found.strip() == found and UNREADABLE not in found
         if place > 2 and plain and text.index(found) == begun - 1:
             return found
     return None
@@ -197,7 +198,7 @@ def completions(server: Server) -> str:
     choices = [choice for chunk in reply.chunks() for choice in chunk["choices"]]
     said = "".join(choice.get("text") or "" for choice in choices)
     same(said, whole, say("selftest_streamed"), say("selftest_whole"))
-    return short(whole)
+    return quoted(whole)
 
 
 CHECKS = (

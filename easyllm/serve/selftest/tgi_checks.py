@@ -8,7 +8,7 @@ import httpx
 from easyllm.core.messages import say
 from easyllm.serve.selftest.openai_checks import SCHEMA, SCHEMA_TOKENS, fits
 from easyllm.serve.selftest.outcome import Broken, Check, NotOffered
-from easyllm.serve.selftest.server import QUESTION, TOKENS, Reply, Server, same, short
+from easyllm.serve.selftest.server import QUESTION, TOKENS, Reply, Server, quoted, same, short
 
 KNOWN = ("model_id", "max_total_tokens", "version")
 FINISH = ("length", "eos_token", "stop_sequence")
@@ -39,7 +39,7 @@ def info(server: Server) -> str:
 
 def generate(server: Server) -> str:
     """POST /generate answers with one object."""
-    return short(answer(server))
+    return quoted(answer(server))
 
 
 def generate_stream(server: Server) -> str:
@@ -82,7 +82,7 @@ def best_of(server: Server) -> str:
     others = found["details"].get("best_of_sequences")
     if not others or len(others) != 1:
         raise Broken(say("selftest_lacks", field="details.best_of_sequences"))
-    return short(others[0]["generated_text"])
+    return quoted(others[0]["generated_text"])
 
 
 def grammar(server: Server) -> str:
