@@ -5,10 +5,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from easyllm.serve import openai_routes, tgi_routes
+from easyllm.serve import invocations, openai_routes, tgi_routes
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
-from easyllm.serve.refusals import Refused, openai_response, tgi_response
+from easyllm.serve.openapi import document_routes
+from easyllm.serve.refusals import Refused, openai_response, tgi_failure, tgi_response
 from easyllm.serve.sse import ClientGone
 
 CLIENT_CLOSED_REQUEST = 499
@@ -17,7 +18,7 @@ CLIENT_CLOSED_REQUEST = 499
 def build_app(desk: Desk) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
     return Starlette(
-        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk)],
+        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk), *invocations.routes(desk), *document_routes()],
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
         },
@@ -41,7 +42,9 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 async def on_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineFailed)
-    return tell(request, Refused(error.status, str(error)))
+    if request.url.path.startswith("/v1"):
+        return openai_response(Refused(error.status, str(error)))
+    return tgi_response(tgi_failure(error.status, str(error)))
 
 
 async def on_gone(request: Request, error: Exception) -> Response:

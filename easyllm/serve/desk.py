@@ -1,16 +1,17 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from easyllm.serve.bodies import Body, Message, read
+from easyllm.serve.bodies import Body, read
 from easyllm.serve.contract import Ask, Loaded, Piece, Scored, Whole
 from easyllm.serve.limits import Limits
 from easyllm.serve.refusals import Refused, invalid
+from easyllm.serve.several import Numbered, together, whole_of
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -46,20 +47,13 @@ class Desk:
         return self.loaded
 
     async def read(self, request: Request, kind: type[B]) -> B:
+        return read(await self.text_of(request), kind)
+
+    async def text_of(self, request: Request) -> bytes:
         body = await body_of(request, MOST_BYTES)
         if body is None:
             raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes")
-        return read(body, kind)
-
-    def prompt_of_messages(self, messages: list[Message]) -> list[int]:
-        import jinja2
-
-        from easyllm.core.chat import render  # brings transformers, which has been loaded with the model
-
-        try:
-            return render(self.model.voice.tokenizer, [message.plain() for message in messages], True)
-        except jinja2.TemplateError as error:
-            raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
+        return body
 
     def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
         ids: list[int] = self.model.voice.tokenizer.encode(text)
@@ -99,13 +93,37 @@ class Desk:
         """Give the place of ``enter`` back."""
         self.running -= 1
 
-    async def whole(self, ask: Ask, request: Request) -> Whole:
-        """The answer at once, given up when the client goes away."""
-        self.enter()
+    @asynccontextmanager
+    async def places(self, count: int) -> AsyncIterator[None]:
+        """So many places for as long as the block lasts, all of them or none: half of an answer helps nobody.
+
+        Raises Refused with 429 where they are not free, and with 422 where they never can be.
+        """
+        most = self.about.limits.concurrent_requests
+        if count > most:
+            raise invalid(f"{count} answers at once are asked for; this server makes {most} at a time", "n")
+        taken = 0
         try:
-            return await while_connected(self.model.voice.whole(ask), request.receive)
+            while taken < count:
+                self.enter()
+                taken += 1
+            yield
         finally:
-            self.leave()
+            for _ in range(taken):
+                self.leave()
+
+    async def wholes(self, asks: Sequence[Ask], request: Request, begun: Callable[[], None]) -> list[Whole]:
+        """The answers at once, given up when the client goes away; ``begun`` is called when their places are there."""
+        async with self.places(len(asks)):
+            begun()
+            return await while_connected(self._all(asks), request.receive)
+
+    async def _all(self, asks: Sequence[Ask]) -> list[Whole]:
+        said: list[list[Piece]] = [[] for _ in asks]
+        async with aclosing(together([self.model.voice.answer(ask) for ask in asks])) as pieces:
+            async for number, piece in pieces:
+                said[number].append(piece)
+        return [whole_of(pieces) for pieces in said]
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
         """Log-probabilities of given tokens, in a place of its own at the model."""
@@ -115,22 +133,27 @@ class Desk:
         finally:
             self.leave()
 
-    async def stream(
-        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]], request: Request
+    async def streams(
+        self,
+        asks: Sequence[Ask],
+        say: Callable[[AsyncGenerator[Numbered, None]], AsyncGenerator[bytes, None]],
+        request: Request,
+        headers: dict[str, str] | None = None,
     ) -> EventStream:
-        """The answer as events that ``say`` makes of its pieces.
+        """The answers as events that ``say`` makes of their pieces, each with its answer's number.
 
         The first token is awaited here: until it is there, 429 and whatever the engine says against the request
         still come as a status, which clients know how to handle, and not inside a stream that began with 200.
         """
-        self.enter()
-        pieces = self.model.voice.answer(ask)
+        room = AsyncExitStack()
+        await room.enter_async_context(self.places(len(asks)))
+        pieces = together([self.model.voice.answer(ask) for ask in asks])
 
         async def done() -> None:
             await pieces.aclose()
-            self.leave()
+            await room.aclose()
 
-        async def begin() -> Piece:
+        async def begin() -> Numbered:
             return await anext(pieces)
 
         try:
@@ -138,10 +161,10 @@ class Desk:
         except BaseException:
             await done()
             raise
-        return EventStream(say(_going_on(first, pieces)), done)
+        return EventStream(say(_going_on(first, pieces)), done, headers)
 
 
-async def _going_on(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+async def _going_on(first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[Numbered, None]:
     async with aclosing(rest):
         yield first
         async for piece in rest:
