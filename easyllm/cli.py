@@ -26,6 +26,9 @@ SELF_TEST_HELP = (
     "Serve nothing: ask the server at URL (ours, vLLM, TGI, llama.cpp, ...) which parts of the OpenAI and TGI API it "
     "keeps, and print a line for each. Exit code 1 where something it offers does not hold."
 )
+KUBERNETES_HELP = (
+    "Print the manifest that serves the recipe's model in Kubernetes (serve.kubernetes), and nothing else."
+)
 REVIEW_HELP = "runs/<name>, or a folder with rows nobody has decided on (*.not_cleaned.jsonl), or that file."
 SAMPLE_HELP = "Look at a sample only, as large as it takes to accept at most this share of bad rows, such as 0.02."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
@@ -203,6 +206,7 @@ def plan_verb(
     overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="List the layouts of pretraining that fit N GPUs.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(metavar="GB", min=1, help="Memory of each, 10^9 bytes.")] = None,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help=KUBERNETES_HELP)] = False,
     as_json: Json = False,
 ) -> None:
     """What would run: commands, tokens, steps, memory, disk, and why."""
@@ -214,6 +218,11 @@ def plan_verb(
         overrides = [stage, *(overrides or [])]
         stage = None
     project = _open(recipe, overrides)
+    if kubernetes:
+        if stage not in (None, "serve") or gpus or gpu_memory or as_json:
+            raise typer.BadParameter("it goes with the stage serve and no other option", param_hint="--kubernetes")
+        print(pipeline.kubernetes_manifest(project), end="")
+        return
     chosen = pipeline.choose(project, stage, stage)
     problems = pipeline.check(project, chosen)
     # What another machine will train may be planned on one whose disk is too small for it.

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
+from easyllm.serve.kubernetes_config import KubernetesConfig
 
 
 class ServeConfig(Section):
@@ -37,3 +38,5 @@ class ServeConfig(Section):
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""
+    kubernetes: KubernetesConfig | None = None
+    """Where the manifest for Kubernetes puts the server; nothing else reads it."""

@@ -34,7 +34,8 @@ def plan(job: Job[ServeConfig]) -> Plan:
         commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
     weights = path.joinpath("model.safetensors") if path and not remote else None
     memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
-    return Plan(figures, commands, [engine_decision(job.config), why], disk_bytes=1_000_000, memory_bytes=memory)
+    decisions = [engine_decision(job.config), why, *kubernetes_decision(job.config)]
+    return Plan(figures, commands, decisions, disk_bytes=1_000_000, memory_bytes=memory)
 
 
 def engine_decision(config: ServeConfig) -> Decision:
@@ -42,6 +43,12 @@ def engine_decision(config: ServeConfig) -> Decision:
     if config.engine == "remote":
         return Decision("engine", config.engine, say("why_engine_remote", url=config.remote))
     return Decision("engine", config.engine, say("why_engine_embedded"))
+
+
+def kubernetes_decision(config: ServeConfig) -> list[Decision]:
+    """How to have the manifest, where the recipe tells what it needs."""
+    asked = config.kubernetes
+    return [Decision("kubernetes", asked.image, say("why_kubernetes"))] if asked else []
 
 
 def served_name(job: Job[ServeConfig]) -> str:
