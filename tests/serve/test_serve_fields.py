@@ -14,6 +14,7 @@ Body = dict[str, Any]
 Effect = Callable[[Any, Any], Any]
 CHAT: Body = {"messages": [{"role": "user", "content": "灯塔"}], "max_tokens": 30, "temperature": 0}
 COMPLETION: Body = {"prompt": "the sea", "max_tokens": 30, "temperature": 0}
+ROOM: Body = {"max_tokens": 120}
 WARM: Body = {"temperature": 1.9, "seed": 4}
 SCHEMA = {
     "type": "object", "properties": {"sky": {"enum": ["blue", "grey"]}}, "required": ["sky"],
@@ -67,7 +68,7 @@ CHAT_EFFECTS = SHARED | {
         {"max_tokens": None, "max_completion_tokens": 3}, lambda _, changed: tokens(changed) == 3,
     ),
     "response_format": (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "sky", "schema": SCHEMA}}, "max_tokens": 120},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "sky", "schema": SCHEMA}}, **ROOM},
         lambda _, changed: json.loads(said(changed))["sky"] in ("blue", "grey"),
     ),
     "logprobs": ({"logprobs": True}, lambda _, changed: changed["choices"][0]["logprobs"]["content"][0]["logprob"] < 0),

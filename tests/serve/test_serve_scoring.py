@@ -95,8 +95,9 @@ def test_an_endpoint_that_is_not_there_is_refused_before_anything_is_loaded(serv
 def test_an_endpoint_that_cannot_score_is_refused(
     served: Any, serve_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyllm.serve import openai_routes
+    from easyllm.serve.openai_words import CompletionTeller
 
-    monkeypatch.setattr(openai_routes, "choice", lambda *_: {"logprobs": None})
+    whole = CompletionTeller.whole
+    monkeypatch.setattr(CompletionTeller, "whole", lambda *given: whole(*given) | {"logprobs": None})
     with pytest.raises(UserError, match="EVAL-017"):
         evaluate(folder, serve_model, f"{served.url}/v1")
