@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from easyllm import __version__
 from easyllm.serve.doors import Door
 from easyllm.serve.openai_shapes import OpenAIError
+from easyllm.serve.tgi_bodies import TgiBody
 from easyllm.serve.tgi_shapes import TgiError
 
 REFERENCE = "#/components/schemas/{model}"
@@ -55,7 +56,7 @@ def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
         for method in sorted((route.methods or set()) - {"HEAD"}):
             paths.setdefault(route.path_format, {})[method.lower()] = operation(route, method, schemas)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",  # the first version that can say what the events of a stream are
         "info": {
             "title": "easyllm",
             "version": __version__,
@@ -111,18 +112,33 @@ def responses(route: Route, method: str, schemas: Schemas) -> dict[str, Any]:
     """The answer, and every way in which it may be refused."""
     good: dict[str, Any] = {"description": "the answer"}
     if isinstance(route, Door):
-        kinds = {"application/json": route.answer, "text/event-stream": route.events}
-        content = {
-            media: {"schema": schemas[id(kind), "serialization"]} for media, kind in kinds.items() if kind is not None
-        }
+        content = {}
+        if route.answer is not None:
+            content["application/json"] = {"schema": schemas[id(route.answer), "serialization"]}
+        if route.events is not None:
+            content["text/event-stream"] = {"itemSchema": event_schema(route, schemas)}
         good |= {"content": content} if content else {}
-    error = schemas[id(OpenAIError if is_openai(route) else TgiError), "serialization"]
+    error = error_schema(route, schemas)
     found = {"200": good}
     for status, why in sorted(refusals(route, method).items()):
         found[str(status)] = {"description": why, "content": {"application/json": {"schema": error}}}
         if status in (429, 503):
             found[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
     return found
+
+
+def event_schema(route: Door, schemas: Schemas) -> dict[str, Any]:
+    """One event: a part of the answer, or what has gone wrong after it began; OpenAI's streams end with a word."""
+    part = {"anyOf": [schemas[id(route.events), "serialization"], error_schema(route, schemas)]}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": part}
+    ends_with_done = is_openai(route) or route.body is not TgiBody
+    if ends_with_done:
+        data = {"anyOf": [{"const": "[DONE]"}, data]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
+
+
+def error_schema(route: Route, schemas: Schemas) -> Any:
+    return schemas[id(OpenAIError if is_openai(route) else TgiError), "serialization"]
 
 
 def refusals(route: Route, method: str) -> dict[int, str]:
