@@ -98,6 +98,8 @@ class AnyText(Body):
 
 class AnyObject(Body):
     type: Literal["json_object"]
+    value: dict[str, Any] | None = None
+    """text-generation-inference's: the schema; huggingface_hub turns json_schema into this for such a server."""
 
 
 class NamedSchema(Body):
@@ -122,9 +124,10 @@ def grammar_of(wanted: AnyText | AnyObject | SchemaFormat | None) -> Grammar | N
     """The language of an answer, None where it may be anything."""
     if wanted is None or isinstance(wanted, AnyText):
         return None
-    if isinstance(wanted, AnyObject) or wanted.json_schema.schema_ is None:
+    schema = wanted.value if isinstance(wanted, AnyObject) else wanted.json_schema.schema_
+    if schema is None:
         return Grammar("json_object")
-    return Grammar("json_schema", json.dumps(wanted.json_schema.schema_, ensure_ascii=False))
+    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
 
 
 class OpenAIBody(Body):

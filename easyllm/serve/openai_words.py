@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from easyllm import __version__
 from easyllm.serve.contract import EngineFailed, Piece, Token, Whole
 from easyllm.serve.openai_bodies import CompletionBody
 from easyllm.serve.openai_shapes import ChatLogprobs, CompletionLogprobs, Said, Usage
@@ -42,7 +43,9 @@ class Words:
     """The body or the events around the answers of one request."""
 
     def __init__(self, prefix: str, whole: str, chunk: str, model: str, tellers: Sequence[Teller]) -> None:
-        self._base = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        # system_fingerprint: OpenAI's name for what answers; text-generation 0.7 reads no answer without it.
+        named = {"model": model, "system_fingerprint": f"easyllm-{__version__}"}
+        self._base = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time())} | named
         self._whole, self._chunk = whole, chunk
         self._tellers = tellers
 

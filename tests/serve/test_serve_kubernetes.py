@@ -5,6 +5,7 @@ The documented manifest stands in golden/; after a change that is meant, EASYLLM
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from easyllm.core.errors import UserError
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.kubernetes import manifest
+from easyllm.serve.plan import plan
 
 GOLDEN = Path(__file__).parent / "golden" / "kubernetes.yaml"
 ASKED: dict[str, Any] = {
@@ -30,6 +32,24 @@ serve:
   model: {model}
   kubernetes: {{image: easyllm-serving, claim: models, memory_gb: 2.5, keys_secret: api-keys}}
 """
+
+
+class Grown(ServeConfig):
+    """The section with keys that name what lies on this machine."""
+
+    adapters: dict[str, str] = {}  # noqa: RUF012
+    request_log: str | None = None
+    open_without_keys: bool = False
+
+
+@pytest.fixture
+def serve_model(tmp_path: Path) -> Path:
+    """What a manifest needs of a model: its JSON files. No weights, so no torch."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"max_position_embeddings": 256, "eos_token_id": 0}', "utf-8")
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}', "utf-8")
+    return folder
 
 
 @pytest.fixture
@@ -158,6 +178,13 @@ def codes(job: Any) -> list[str]:
     return [entry.code for entry in refused.value.problems]
 
 
+def test_the_plan_says_how_to_have_it(serve_model: Path, serve_job: Any) -> None:
+    decisions = plan(serve_job(serve_model, kubernetes=ASKED)).decisions
+    assert [entry.why for entry in decisions if entry.what == "kubernetes"] == [
+        "the manifest: easyllm plan RECIPE serve --kubernetes"
+    ]
+
+
 def test_what_pods_would_not_have_is_refused(serve_model: Path, serve_job: Any) -> None:
     bare = {key: value for key, value in ASKED.items() if key != "keys_secret"}
     assert codes(serve_job(serve_model)) == ["SERVE-075"]
@@ -166,14 +193,32 @@ def test_what_pods_would_not_have_is_refused(serve_model: Path, serve_job: Any) 
     assert codes(serve_job(serve_model, kubernetes=bare, **remote)) == ["SERVE-076", "SERVE-077"]
 
 
+def test_what_lies_on_this_machine_is_named(serve_model: Path, serve_job: Any) -> None:
+    job = serve_job(serve_model, kubernetes=ASKED)
+
+    def grown(**settings: Any) -> Any:
+        return replace(job, config=Grown(**job.config.model_dump(exclude_unset=True), **settings))
+
+    assert codes(grown(adapters={"mine": "finetune"}, request_log="log.jsonl")) == ["SERVE-078", "SERVE-078"]
+    assert "serve.request_log=stderr" in manifest(grown(request_log="stderr"))
+
+
+def test_without_keys_the_server_knows_the_services_own_names(serve_model: Path, serve_job: Any) -> None:
+    bare = {key: value for key, value in ASKED.items() if key != "keys_secret"}
+    job = serve_job(serve_model, kubernetes=bare)
+    text = manifest(replace(job, config=Grown(**job.config.model_dump(exclude_unset=True), open_without_keys=True)))
+    (container,) = pod(list(yaml.safe_load_all(text)))["containers"]
+    names = '["easyllm-demo-serve.llm", "easyllm-demo-serve.llm.svc", "easyllm-demo-serve.llm.svc.cluster.local"]'
+    assert container["command"][-1] == f"serve.host_names={names}"
+    assert "keys" not in text.split("host_names")[1]
+
+
 def test_the_command_prints_nothing_but_the_manifest(easyllm: Any, serve_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(RECIPE.format(model=serve_model), "utf-8")
     found = list(yaml.safe_load_all(easyllm("plan", path, "serve", "--kubernetes").stdout))
     assert [document["kind"] for document in found] == ["Deployment", "Service", "PodDisruptionBudget"]
     assert pod(found)["containers"][0]["resources"]["limits"] == {"memory": "2500M"}
-    assert "--kubernetes" in easyllm("plan", path, "serve").stdout
     assert "--kubernetes" in easyllm("plan", path, "merge", "--kubernetes", expect=2).stderr
-    assert "--kubernetes" in easyllm("plan", path, "--kubernetes", "--json", expect=2).stderr
     path.write_text(path.read_text().replace("claim: models, ", ""), "utf-8")
     assert "serve.kubernetes.claim" in easyllm("plan", path, "--kubernetes", expect=2).stderr

@@ -32,7 +32,7 @@ def self_test(
 ) -> dict[str, Any]:
     """What the server at ``target`` keeps of the contract; ``tell`` gets each line of the table as it is known.
 
-    {"url", "model", "holds", "checks": [{"api", "check", "outcome", "seen"}]}. Raises UserError SERVE-070 to SERVE-074.
+    {"url", "model", "holds", "checks": [{"api", "check", "outcome", "seen"}]}. Raises UserError SERVE-070 to SERVE-079.
     """
     url = target.rstrip("/").removesuffix("/v1").rstrip("/")
     if not is_base_address(f"{url}/v1"):
@@ -63,13 +63,16 @@ def key_of(variable: str | None) -> str | None:
 
 
 def knock(server: Server) -> None:
-    """Raises SERVE-071 where nobody answers, SERVE-074 where it wants a key that was not given or is not its own."""
+    """Raises SERVE-071 where nobody answers, SERVE-074 where it wants a key that was not given or is not its own, and
+    SERVE-079 where it says itself that it is not ready."""
     try:
-        reply = server.ask("GET", "/v1/models")
+        reply, health = server.ask("GET", "/v1/models"), server.ask("GET", "/health")
     except httpx.HTTPError as error:
         raise refuse("SERVE-071", stage="serve", url=server.url, reason=reason_of(error)) from error
     if reply.status in (401, 403):
         raise refuse("SERVE-074", stage="serve", url=server.url, told=reply.reason)
+    if health.status == httpx.codes.SERVICE_UNAVAILABLE:
+        raise refuse("SERVE-079", stage="serve", url=server.url, told=health.reason)
 
 
 def examine(server: Server) -> Iterator[Outcome]:
