@@ -20,7 +20,7 @@ from easyllm.serve.address import listen
 
 WORDS = "The| sea| is| wide| and| the| old| ship| goes| slowly| over| it| until| harbour| lights| come| near"
 TOKENS = WORDS.split("|")
-GOOD_JSON = '{"calm": true, "size": "large"}'
+GOOD_JSON = '{"calm": "yes"}'
 KEY = "the-key"
 LONGEST = 500
 Faults = frozenset[str]
