@@ -1,16 +1,27 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from starlette.requests import Request
 
+from easyllm.core.artifact import Manifest
+from easyllm.serve.access import Access
+from easyllm.serve.accounts import Account
+from easyllm.serve.admission import Queue
 from easyllm.serve.bodies import Body, Message, read
-from easyllm.serve.contract import Ask, Loaded, Piece, Scored, Whole
+from easyllm.serve.contract import Ask, EngineFailed, Loaded, Piece, Scored, Whole
+from easyllm.serve.drain import STOPPING, Interrupt
+from easyllm.serve.keys import KeyRing
 from easyllm.serve.limits import Limits
+from easyllm.serve.metrics import Metrics
+from easyllm.serve.ratelimits import RateLimits
 from easyllm.serve.refusals import Refused, invalid
+from easyllm.serve.requestlog import RequestLog
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -24,16 +35,35 @@ class About:
     name: str
     digest: str | None
     limits: Limits
+    engine: str = "embedded"
+    manifest: Manifest | None = None
 
 
 class Desk:
     """Lets requests in, at most ``limits.concurrent_requests`` at a time, once the model is loaded."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(
+        self, about: About, access: Access | None = None, keys: KeyRing | None = None, log: RequestLog | None = None
+    ) -> None:
         self.about = about
+        self.access = access or Access()
+        self.keys = keys
+        self.log = log or RequestLog(None)
         self.loaded: Loaded | None = None
-        self.running = 0
+        self.started = perf_counter()
+        self.queue = Queue(about.limits.concurrent_requests, about.limits.queued_requests)
+        self.rates = RateLimits(self.access.requests_per_minute, self.access.tokens_per_minute)
+        self.metrics = Metrics(self._live)
+        self.in_flight = 0
+        """Requests that have come and not been answered to the end, of whatever kind."""
+        self.closing = False
+        """Whether the server is about to end: new requests are refused."""
+        self._interrupt = Interrupt()
+
+    @property
+    def running(self) -> int:
         """Requests being answered now."""
+        return self.queue.running
 
     @property
     def model(self) -> Loaded:
@@ -89,31 +119,42 @@ class Desk:
             )  # fmt: skip
         return asked or min(left, default or left)
 
-    def enter(self) -> None:
-        """Take a place at the engine, or 429: clients know how to come back, a queue only hides the load."""
-        if self.running >= self.about.limits.concurrent_requests:
-            raise Refused(429, "Model is overloaded")
-        self.running += 1
+    def cut(self) -> None:
+        """Time is up: whoever waits is sent away, and answers under way end with an error."""
+        self.queue.send_away(Refused(503, STOPPING))
+        self._interrupt.cut()
 
-    def leave(self) -> None:
-        """Give the place of ``enter`` back."""
-        self.running -= 1
+    async def answer(self, ask: Ask, account: Account) -> AsyncGenerator[Piece, None]:
+        """The answer's pieces, once there is a place for it. Closing the generator stops the engine's work on it."""
+        self._admit(account, len(ask.ids), ask.max_new_tokens, ask.adapter)
+        if self.access.log_prompts and account.prompt is None:
+            account.prompt, account.answer = self.model.voice.tokenizer.decode(ask.ids), ""
+        async with self._place(account), aclosing(self.model.voice.answer(ask)) as pieces:
+            last: float | None = None
+            async with aclosing(self._interrupt.through(pieces)) as arriving:
+                async for piece in arriving:
+                    last = self._note_piece(piece, account, last)
+                    yield piece
 
     async def whole(self, ask: Ask, request: Request) -> Whole:
         """The answer at once, given up when the client goes away."""
-        self.enter()
-        try:
-            return await while_connected(self.model.voice.whole(ask), request.receive)
-        finally:
-            self.leave()
+        return await while_connected(joined(self.answer(ask, account_of(request))), request.receive)
 
-    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
-        """Log-probabilities of given tokens, in a place of its own at the model."""
-        self.enter()
-        try:
-            return await self.model.voice.engine.score(ids, likeliest, adapter)
-        finally:
-            self.leave()
+    async def score(
+        self, ids: list[int], likeliest: int, adapter: str | None = None, request: Request | None = None
+    ) -> list[Scored]:
+        """Log-probabilities of given tokens, in a place of its own at the model; given up when the client goes away."""
+        if request is None:
+            async with self.queue.place():
+                return await self.model.voice.engine.score(ids, likeliest, adapter)
+        account = account_of(request)
+        self._admit(account, len(ids), 0, adapter)
+
+        async def scored() -> list[Scored]:
+            async with self._place(account):
+                return await self.model.voice.engine.score(ids, likeliest, adapter)
+
+        return await while_connected(scored(), request.receive)
 
     async def stream(
         self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]], request: Request
@@ -123,12 +164,7 @@ class Desk:
         The first token is awaited here: until it is there, 429 and whatever the engine says against the request
         still come as a status, which clients know how to handle, and not inside a stream that began with 200.
         """
-        self.enter()
-        pieces = self.model.voice.answer(ask)
-
-        async def done() -> None:
-            await pieces.aclose()
-            self.leave()
+        pieces = self.answer(ask, account_of(request))
 
         async def begin() -> Piece:
             return await anext(pieces)
@@ -136,9 +172,68 @@ class Desk:
         try:
             first = await while_connected(begin(), request.receive)
         except BaseException:
-            await done()
+            await pieces.aclose()
             raise
-        return EventStream(say(_going_on(first, pieces)), done)
+        return EventStream(say(_going_on(first, pieces)), pieces.aclose)
+
+    def _admit(self, account: Account, prompt_tokens: int, max_new_tokens: int, adapter: str | None) -> None:
+        """Every check has been passed but that of the rate: a request counts once, whatever it asks for."""
+        self.rates.admit(account.caller, 0 if account.asked else 1, prompt_tokens)
+        if account.asked is None:
+            account.asked = perf_counter()
+            account.model = adapter or self.about.name
+            account.prompt_tokens, account.max_new_tokens = prompt_tokens, max_new_tokens
+
+    @asynccontextmanager
+    async def _place(self, account: Account) -> AsyncIterator[None]:
+        """A place in the queue's order, and in the account how long that took and how it ended."""
+        since = perf_counter()
+        async with self.queue.place():
+            account.queue_seconds += perf_counter() - since
+            try:
+                yield
+            except EngineFailed:
+                account.finish = "error"
+                raise
+            except (asyncio.CancelledError, GeneratorExit):
+                account.finish = "cancelled"
+                raise
+
+    def _note_piece(self, piece: Piece, account: Account, last: float | None) -> float:
+        now = perf_counter()
+        account.answer_tokens += 1
+        account.first_token = account.first_token or now
+        account.finish = piece.finish or account.finish
+        if account.answer is not None:
+            account.answer += piece.text
+        self.rates.charge(account.caller, 1)
+        self.metrics.token(None if last is None else now - last)
+        return now
+
+    def _live(self) -> dict[str, float]:
+        """For the metrics."""
+        engine = self.loaded.voice.engine if self.loaded else None
+        return {
+            "waiting": self.queue.waiting,
+            "running": self.queue.running,
+            "batch": engine.running if engine else 0,
+            "batch_tokens": self.queue.running * self.about.limits.total_tokens,
+            "ready": float(bool(engine and not engine.trouble and not self.closing)),
+            "restarts": getattr(engine, "restarts", 0),
+        }
+
+
+def account_of(request: Request) -> Account:
+    """The request's account; see accounts.py."""
+    account: Account = request.state.account
+    return account
+
+
+async def joined(pieces: AsyncGenerator[Piece, None]) -> Whole:
+    """All pieces of an answer as one."""
+    async with aclosing(pieces):
+        found = [piece async for piece in pieces]
+    return Whole("".join(piece.text for piece in found), found)
 
 
 async def _going_on(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:

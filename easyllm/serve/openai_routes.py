@@ -86,7 +86,7 @@ class OpenAIRoutes:
             found["choices"][0]["text"] = tokenizer.decode(ask.ids) + answer.text
             return JSONResponse(found)
         ids = [*ask.ids, *[piece.token.id for piece in answer.pieces]]
-        values = await self.desk.score(ids, body.logprobs, ask.adapter)
+        values = await self.desk.score(ids, body.logprobs, ask.adapter, request)
         found["choices"][0] |= choice(tokenizer, ask.ids, answer, values, body.logprobs, bool(body.echo))
         return JSONResponse(found)
 

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from easyllm import __version__
 from easyllm.serve.bodies import MOST_STOPS, TgiBody, TgiParameters
 from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
+from easyllm.serve.deployment import deployment
 from easyllm.serve.desk import Desk
 from easyllm.serve.refusals import Refused, tgi_body
 from easyllm.serve.sse import event
@@ -53,6 +54,7 @@ class TgiRoutes:
                 "router": "easyllm",
                 "version": __version__,
             }
+            | deployment(self.desk)
         )
 
     async def health(self, request: Request) -> Response:
