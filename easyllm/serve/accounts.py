@@ -46,9 +46,8 @@ class Account:
     finish: str | None = None
     """length, eos_token or stop_sequence; ``error`` where the engine failed, ``cancelled`` where the client went."""
     status: int | None = None
-    prompt: str | None = None
-    """Kept only where serve.log_prompts says so."""
-    answer: str | None = None
+    words: dict[str, list[str]] | None = None
+    """``prompts`` and ``answers``; kept only where serve.log_prompts says so."""
 
     @property
     def total_seconds(self) -> float:

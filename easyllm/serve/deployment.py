@@ -6,9 +6,10 @@ from typing import Any
 from easyllm.core.artifact import Manifest
 from easyllm.core.digest import of_value
 from easyllm.serve.desk import Desk
+from easyllm.serve.tgi_shapes import Deployment
 
 
-def deployment(desk: Desk) -> dict[str, Any]:
+def deployment(desk: Desk) -> Deployment:
     """Our own additions to what text-generation-inference tells."""
     manifest = desk.about.manifest
     return {

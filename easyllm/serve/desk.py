@@ -1,7 +1,7 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,7 +13,7 @@ from easyllm.core.artifact import Manifest
 from easyllm.serve.access import Access
 from easyllm.serve.accounts import Account
 from easyllm.serve.admission import Queue
-from easyllm.serve.bodies import Body, Message, read
+from easyllm.serve.bodies import Body, read
 from easyllm.serve.contract import Ask, EngineFailed, Loaded, Piece, Scored, Whole
 from easyllm.serve.drain import STOPPING, Interrupt
 from easyllm.serve.keys import KeyRing
@@ -22,6 +22,7 @@ from easyllm.serve.metrics import Metrics
 from easyllm.serve.ratelimits import RateLimits
 from easyllm.serve.refusals import Refused, invalid
 from easyllm.serve.requestlog import RequestLog
+from easyllm.serve.several import Numbered, together, whole_of
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -76,20 +77,13 @@ class Desk:
         return self.loaded
 
     async def read(self, request: Request, kind: type[B]) -> B:
+        return read(await self.text_of(request), kind)
+
+    async def text_of(self, request: Request) -> bytes:
         body = await body_of(request, MOST_BYTES)
         if body is None:
             raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes")
-        return read(body, kind)
-
-    def prompt_of_messages(self, messages: list[Message]) -> list[int]:
-        import jinja2
-
-        from easyllm.core.chat import render  # brings transformers, which has been loaded with the model
-
-        try:
-            return render(self.model.voice.tokenizer, [message.plain() for message in messages], True)
-        except jinja2.TemplateError as error:
-            raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
+        return body
 
     def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
         ids: list[int] = self.model.voice.tokenizer.encode(text)
@@ -124,21 +118,58 @@ class Desk:
         self.queue.send_away(Refused(503, STOPPING))
         self._interrupt.cut()
 
-    async def answer(self, ask: Ask, account: Account) -> AsyncGenerator[Piece, None]:
-        """The answer's pieces, once there is a place for it. Closing the generator stops the engine's work on it."""
-        self._admit(account, len(ask.ids), ask.max_new_tokens, ask.adapter)
-        if self.access.log_prompts and account.prompt is None:
-            account.prompt, account.answer = self.model.voice.tokenizer.decode(ask.ids), ""
-        async with self._place(account), aclosing(self.model.voice.answer(ask)) as pieces:
-            last: float | None = None
-            async with aclosing(self._interrupt.through(pieces)) as arriving:
-                async for piece in arriving:
-                    last = self._note_piece(piece, account, last)
-                    yield piece
+    async def wholes(self, asks: Sequence[Ask], request: Request, begun: Callable[[], None]) -> list[Whole]:
+        """The answers at once, given up when the client goes away; ``begun`` is called when their places are there."""
+        return await while_connected(self._all(asks, account_of(request), begun), request.receive)
 
-    async def whole(self, ask: Ask, request: Request) -> Whole:
-        """The answer at once, given up when the client goes away."""
-        return await while_connected(joined(self.answer(ask, account_of(request))), request.receive)
+    async def streams(
+        self,
+        asks: Sequence[Ask],
+        say: Callable[[AsyncGenerator[Numbered, None]], AsyncGenerator[bytes, None]],
+        request: Request,
+        headers: dict[str, str] | None = None,
+    ) -> EventStream:
+        """The answers as events that ``say`` makes of their pieces, each with its answer's number.
+
+        The first token is awaited here: until it is there, 429 and whatever the engine says against the request
+        still come as a status, which clients know how to handle, and not inside a stream that began with 200.
+        """
+        pieces = self.answers(asks, account_of(request), lambda: None)
+
+        async def begin() -> Numbered:
+            return await anext(pieces)
+
+        try:
+            first = await while_connected(begin(), request.receive)
+        except BaseException:
+            await pieces.aclose()
+            raise
+        return EventStream(say(_going_on(first, pieces)), pieces.aclose, headers)
+
+    async def answers(
+        self, asks: Sequence[Ask], account: Account, begun: Callable[[], None]
+    ) -> AsyncGenerator[Numbered, None]:
+        """The pieces of all answers as they come, once there is a place for each: half of an answer helps nobody.
+
+        Closing the generator stops the engine's work on them. Raises Refused with 429 where the queue is full or the
+        caller asks too much, and with 422 where there never can be so many places.
+        """
+        most = self.about.limits.concurrent_requests
+        if len(asks) > most:
+            raise invalid(f"{len(asks)} answers at once are asked for; this server makes {most} at a time", "n")
+        prompts = {tuple(ask.ids): ask.ids for ask in asks}.values()
+        self._admit(account, sum(len(ids) for ids in prompts), asks[0].max_new_tokens, asks[0].adapter)
+        if self.access.log_prompts:
+            decode = self.model.voice.tokenizer.decode
+            account.words = {"prompts": [decode(ids) for ids in prompts], "answers": ["" for _ in asks]}
+        async with self._places(account, len(asks)):
+            begun()
+            pieces = together([self.model.voice.answer(ask) for ask in asks])
+            last: dict[int, float] = {}
+            async with aclosing(pieces), aclosing(self._interrupt.through(pieces)) as arriving:
+                async for number, piece in arriving:
+                    last[number] = self._note_piece(number, piece, account, last.get(number))
+                    yield number, piece
 
     async def score(
         self, ids: list[int], likeliest: int, adapter: str | None = None, request: Request | None = None
@@ -151,61 +182,48 @@ class Desk:
         self._admit(account, len(ids), 0, adapter)
 
         async def scored() -> list[Scored]:
-            async with self._place(account):
+            async with self._places(account, 1):
                 return await self.model.voice.engine.score(ids, likeliest, adapter)
 
         return await while_connected(scored(), request.receive)
 
-    async def stream(
-        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]], request: Request
-    ) -> EventStream:
-        """The answer as events that ``say`` makes of its pieces.
-
-        The first token is awaited here: until it is there, 429 and whatever the engine says against the request
-        still come as a status, which clients know how to handle, and not inside a stream that began with 200.
-        """
-        pieces = self.answer(ask, account_of(request))
-
-        async def begin() -> Piece:
-            return await anext(pieces)
-
-        try:
-            first = await while_connected(begin(), request.receive)
-        except BaseException:
-            await pieces.aclose()
-            raise
-        return EventStream(say(_going_on(first, pieces)), pieces.aclose)
+    async def _all(self, asks: Sequence[Ask], account: Account, begun: Callable[[], None]) -> list[Whole]:
+        said: list[list[Piece]] = [[] for _ in asks]
+        async with aclosing(self.answers(asks, account, begun)) as pieces:
+            async for number, piece in pieces:
+                said[number].append(piece)
+        return [whole_of(pieces) for pieces in said]
 
     def _admit(self, account: Account, prompt_tokens: int, max_new_tokens: int, adapter: str | None) -> None:
         """Every check has been passed but that of the rate: a request counts once, whatever it asks for."""
         self.rates.admit(account.caller, 0 if account.asked else 1, prompt_tokens)
-        if account.asked is None:
-            account.asked = perf_counter()
-            account.model = adapter or self.about.name
-            account.prompt_tokens, account.max_new_tokens = prompt_tokens, max_new_tokens
+        account.asked = account.asked or perf_counter()
+        account.model = adapter or self.about.name
+        account.prompt_tokens = max(account.prompt_tokens, prompt_tokens)
+        account.max_new_tokens = max_new_tokens
 
     @asynccontextmanager
-    async def _place(self, account: Account) -> AsyncIterator[None]:
-        """A place in the queue's order, and in the account how long that took and how it ended."""
+    async def _places(self, account: Account, count: int) -> AsyncIterator[None]:
+        """Places in the queue's order, and in the account how long that took and how it ended."""
         since = perf_counter()
-        async with self.queue.place():
-            account.queue_seconds += perf_counter() - since
-            try:
+        try:
+            async with self.queue.place(count):
+                account.queue_seconds += perf_counter() - since
                 yield
-            except EngineFailed:
-                account.finish = "error"
-                raise
-            except (asyncio.CancelledError, GeneratorExit):
-                account.finish = "cancelled"
-                raise
+        except EngineFailed:
+            account.finish = "error"
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            account.finish = account.finish or "cancelled"
+            raise
 
-    def _note_piece(self, piece: Piece, account: Account, last: float | None) -> float:
+    def _note_piece(self, number: int, piece: Piece, account: Account, last: float | None) -> float:
         now = perf_counter()
         account.answer_tokens += 1
         account.first_token = account.first_token or now
         account.finish = piece.finish or account.finish
-        if account.answer is not None:
-            account.answer += piece.text
+        if account.words:
+            account.words["answers"][number] += piece.text
         self.rates.charge(account.caller, 1)
         self.metrics.token(None if last is None else now - last)
         return now
@@ -229,14 +247,7 @@ def account_of(request: Request) -> Account:
     return account
 
 
-async def joined(pieces: AsyncGenerator[Piece, None]) -> Whole:
-    """All pieces of an answer as one."""
-    async with aclosing(pieces):
-        found = [piece async for piece in pieces]
-    return Whole("".join(piece.text for piece in found), found)
-
-
-async def _going_on(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+async def _going_on(first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[Numbered, None]:
     async with aclosing(rest):
         yield first
         async for piece in rest:

@@ -5,13 +5,14 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import uvicorn
 
 from easyllm.core.asgi import Server
-from easyllm.serve.contract import EngineFailed, Piece
+from easyllm.serve.contract import EngineFailed
 
+P = TypeVar("P")
 CUT_SECONDS = 3
 """How long the connections have, after the cut, to carry away what was said last."""
 STOPPING = "the server is stopping; ask again when it is back"
@@ -24,7 +25,7 @@ class Interrupt:
         self.now = False
         self._steps: dict[object, asyncio.Task[object] | None] = {}
 
-    async def through(self, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+    async def through(self, pieces: AsyncGenerator[P, None]) -> AsyncGenerator[P, None]:
         """The pieces, until ``cut``. Raises EngineFailed then. The caller closes ``pieces``."""
         while True:
             if self.now:

@@ -17,8 +17,8 @@ from easyllm.serve.drain import STOPPING
 from easyllm.serve.keys import offered_key
 from easyllm.serve.refusals import Refused
 
-OPEN_ROUTES = ("/health", "/ping")
-"""Answered without a key: balancers and containers have none."""
+IsOpen = Callable[[str, str], bool]
+"""Whether a method and path need no key."""
 Tell = Callable[[Request, Refused], Response]
 
 
@@ -58,7 +58,7 @@ class AccountKeeper:
         return Account(request_id(Headers(scope=scope)), scope["method"], route, client[0] if client else "unknown")
 
 
-class Door:
+class Guard:
     """Refuses whom the settings do not let in, before anything of a request is read but its head.
 
     * While the server stops: everybody but /metrics, with 503 and Connection: close.
@@ -66,11 +66,11 @@ class Door:
       (DNS rebinding); with keys such a page gets nowhere anyway.
     * A browser's page of another origin that is not in ``cors_origins``: without this it could not read the answer,
       but could still have it computed.
-    * Where keys are asked for: who has none, on every route but OPEN_ROUTES.
+    * Where keys are asked for: who has none, on every route that is not open.
     """
 
-    def __init__(self, app: ASGIApp, desk: Desk, tell: Tell) -> None:
-        self._app, self._desk, self._tell = app, desk, tell
+    def __init__(self, app: ASGIApp, desk: Desk, tell: Tell, is_open: IsOpen) -> None:
+        self._app, self._desk, self._tell, self._is_open = app, desk, tell, is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -90,7 +90,7 @@ class Door:
         headers, path, access = Headers(scope=scope), scope["path"], self._desk.access
         if self._desk.closing and path != "/metrics":
             raise Refused(503, STOPPING)
-        if path in OPEN_ROUTES:
+        if self._is_open(scope["method"], path):
             return
         if not self._desk.keys and not is_own_name(headers.get("host", ""), access.host_names):
             raise Refused(

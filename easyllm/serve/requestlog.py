@@ -62,7 +62,7 @@ def open_private(path: Path) -> TextIO:
 
 
 def entry(account: Account) -> dict[str, Any]:
-    """The line's fields; ``prompt`` and ``answer`` only where they were kept."""
+    """The line's fields; ``prompts`` and ``answers`` only where they were kept."""
     found: dict[str, Any] = {
         "time": account.came.isoformat(timespec="milliseconds"),
         "id": account.id,
@@ -78,5 +78,4 @@ def entry(account: Account) -> dict[str, Any]:
         "first_token_seconds": None if account.first_token is None else round(account.first_token_seconds or 0.0, 6),
         "total_seconds": round(account.total_seconds, 6),
     }
-    kept = {"prompt": account.prompt, "answer": account.answer}
-    return found | {name: text for name, text in kept.items() if text is not None}
+    return found | (account.words or {})
