@@ -100,7 +100,7 @@ class OpenAIRoutes:
         tellers: list[CompletionTeller] = []
         for ids, room in zip(prompts, rooms, strict=True):
             asks += several(Ask(ids, room, sampling, body.stops(), adapter=adapter), count)
-            echo = await self.echo(body, ids, adapter) if body.echo else None
+            echo = await self.echo(body, ids, adapter, request) if body.echo else None
             tellers += [CompletionTeller(tokenizer, body, ids, echo) for _ in range(told)]
         words = Words("cmpl", "text_completion", "text_completion", adapter or self.desk.about.name, tellers)
         return await self.reply(body, asks, words, request, sum(len(ids) for ids in prompts), (count, told))
@@ -108,12 +108,12 @@ class OpenAIRoutes:
     def ids_of(self, prompt: str | list[int]) -> list[int]:
         return self.desk.prompt_of_text(prompt) if isinstance(prompt, str) else self.desk.prompt_of_ids(prompt)
 
-    async def echo(self, body: CompletionBody, ids: list[int], adapter: str | None) -> dict[str, Any]:
+    async def echo(self, body: CompletionBody, ids: list[int], adapter: str | None, request: Request) -> dict[str, Any]:
         """The prompt as the beginning of an answer, its tokens scored where ``logprobs`` asks for it."""
         tokenizer = self.desk.model.voice.tokenizer
         if body.logprobs is None:
             return {"text": tokenizer.decode(ids)}
-        values = await self.desk.score(ids, body.logprobs, adapter)
+        values = await self.desk.score(ids, body.logprobs, adapter, request)
         found: dict[str, Any] = choice(tokenizer, ids, Whole("", []), values, body.logprobs, True)
         return found
 

@@ -5,8 +5,11 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-TGI_TYPES = {404: "not_found", 413: "validation", 422: "validation", 429: "overloaded", 503: "unhealthy"}
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+TGI_TYPES = {
+    401: "authentication", 403: "permission", 404: "not_found", 413: "validation", 421: "validation",
+    422: "validation", 429: "overloaded", 503: "unhealthy",
+}  # fmt: skip
 TGI_PREFIXES = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}
 RETRY_AFTER_SECONDS = 1
 
@@ -21,9 +24,11 @@ class Refused(Exception):
     code: str | None = None
     kind: str | None = None
     """What text-generation-inference calls this kind of error, where the status does not say it."""
+    retry_after: int | None = None
+    """Seconds after which asking again makes sense, where that is known."""
 
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
+        return {"Retry-After": str(self.retry_after or RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:

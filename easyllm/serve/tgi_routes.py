@@ -12,6 +12,7 @@ from easyllm import __version__
 from easyllm.serve.bodies import MOST_STOPS
 from easyllm.serve.contract import Ask, Sampling, Scored
 from easyllm.serve.conversation import rendered
+from easyllm.serve.deployment import deployment
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
 from easyllm.serve.honoured import require_able, require_score
@@ -73,6 +74,7 @@ class TgiRoutes:
             "validation_workers": 1,
             "router": "easyllm",
             "version": __version__,
+            **deployment(self.desk),
         }
         return JSONResponse(found)
 
@@ -120,17 +122,17 @@ class TgiRoutes:
         """The answer and the headers that say where its time went."""
         watch = Stopwatch()
         asks = self.asks(body)
-        scored = await self.prefill(body, asks[0])
+        scored = await self.prefill(body, asks[0], request)
         watch.ask()
         answers = await self.desk.wholes(asks, request, watch.begin)
         found = TgiWords(self.desk.model.voice.tokenizer, body, asks).whole(answers, scored)
         return found, watch.headers(self.device, body.inputs, len(asks[0].ids), max(answers, key=mean_logprob))
 
-    async def prefill(self, body: TgiBody, ask: Ask) -> Sequence[Scored]:
+    async def prefill(self, body: TgiBody, ask: Ask, request: Request) -> Sequence[Scored]:
         if not (body.parameters and body.parameters.decoder_input_details):
             return []
         require_score(self.desk.model.voice.engine, "decoder_input_details")
-        return await self.desk.score(ask.ids, 0, ask.adapter)
+        return await self.desk.score(ask.ids, 0, ask.adapter, request)
 
     async def stream(self, body: TgiBody, request: Request) -> Response:
         settings = body.parameters or TgiParameters()

@@ -1,6 +1,6 @@
 """What the routes of text-generation-inference answer. The document of the API is made of these."""
 
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -90,12 +90,25 @@ class SimpleToken(TypedDict):
 
 
 @closed
+class Deployment(TypedDict):
+    """What easyllm tells of itself beyond text-generation-inference."""
+
+    engine: str
+    uptime_seconds: float
+    max_queued_requests: int
+    lineage_digest: str | None
+    """Equal for equal weights made by equal settings from equal inputs; None of a model that easyllm did not make."""
+    manifest: dict[str, Any] | None
+    """Of the deployed model, without settings, files and paths."""
+
+
+@closed
 class ChatTokens(TypedDict):
     tokenize_response: list[SimpleToken]
     templated_text: str
 
 
-class Info(TypedDict):
+class Info(Deployment):
     model_id: str
     model_sha: str | None
     model_pipeline_tag: None
