@@ -35,11 +35,9 @@ serve:
 
 
 class Grown(ServeConfig):
-    """The section with keys that name what lies on this machine."""
+    """The section with adapters."""
 
     adapters: dict[str, str] = {}  # noqa: RUF012
-    request_log: str | None = None
-    open_without_keys: bool = False
 
 
 @pytest.fixture
@@ -194,23 +192,20 @@ def test_what_pods_would_not_have_is_refused(serve_model: Path, serve_job: Any) 
 
 
 def test_what_lies_on_this_machine_is_named(serve_model: Path, serve_job: Any) -> None:
-    job = serve_job(serve_model, kubernetes=ASKED)
-
-    def grown(**settings: Any) -> Any:
-        return replace(job, config=Grown(**job.config.model_dump(exclude_unset=True), **settings))
-
-    assert codes(grown(adapters={"mine": "finetune"}, request_log="log.jsonl")) == ["SERVE-078", "SERVE-078"]
-    assert "serve.request_log=stderr" in manifest(grown(request_log="stderr"))
+    job = serve_job(serve_model, kubernetes=ASKED, request_log="log.jsonl")
+    config = Grown(**job.config.model_dump(exclude_unset=True), adapters={"mine": "finetune"})
+    assert codes(replace(job, config=config)) == ["SERVE-078", "SERVE-078"]
+    assert "serve.request_log=stderr" in manifest(serve_job(serve_model, kubernetes=ASKED, request_log="stderr"))
 
 
 def test_without_keys_the_server_knows_the_services_own_names(serve_model: Path, serve_job: Any) -> None:
     bare = {key: value for key, value in ASKED.items() if key != "keys_secret"}
-    job = serve_job(serve_model, kubernetes=bare)
-    text = manifest(replace(job, config=Grown(**job.config.model_dump(exclude_unset=True), open_without_keys=True)))
+    text = manifest(serve_job(serve_model, kubernetes=bare, open_without_keys=True))
     (container,) = pod(list(yaml.safe_load_all(text)))["containers"]
     names = '["easyllm-demo-serve.llm", "easyllm-demo-serve.llm.svc", "easyllm-demo-serve.llm.svc.cluster.local"]'
     assert container["command"][-1] == f"serve.host_names={names}"
-    assert "keys" not in text.split("host_names")[1]
+    assert "serve.open_without_keys=true" in container["command"]
+    assert "/keys" not in text
 
 
 def test_the_command_prints_nothing_but_the_manifest(easyllm: Any, serve_model: Path, tmp_path: Path) -> None:
