@@ -20,7 +20,7 @@ NETWORK ?= host
 MEMLOCK ?= --ulimit memlock=-1
 #: IMAGE=            another training image
 IMAGE ?= easyllm-train:$(if $(filter none,$(GPUS)),cpu,cuda)
-#: URL=...           the server that chat talks to; with compose http://127.0.0.1:8080
+#: URL=...           the server that chat talks to and self-test asks; with compose http://127.0.0.1:8080
 URL ?= http://127.0.0.1:8642
 #: DIR=              the rows that review shows and sft2ift converts
 DIR ?= runs/$(RECIPE)/instruct
@@ -53,7 +53,7 @@ chat review shell: KEYBOARD = $(if $(MAKE_TERMOUT),$(shell test -t 0 && echo "-i
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build shell doctor run check plan corpus pretrain pretrain-megatron pretrain-deepspeed convert \
-  self-instruct review sft2ift finetune finetune-full finetune-lora align merge evaluate export serve chat demo lint test \
+  self-instruct review sft2ift finetune finetune-full finetune-lora align merge evaluate export serve chat self-test demo lint test \
   test-docker clean
 
 help: ## this page
@@ -129,6 +129,9 @@ serve: ## serve RECIPE's model until Ctrl-C (RECIPE may be a folder: the newest 
 
 chat: ## talk to the server at URL in the terminal
 	$(EASYLLM) chat $(URL) $(ARGS)
+
+self-test: ## which parts of the OpenAI and TGI API the server at URL keeps
+	$(EASYLLM) serve --self-test $(URL) $(ARGS)
 
 shell: ## a shell where the stages run
 	$(SHELL_$(WHERE))

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,17 @@ from easyllm import __version__
 from easyllm.core.messages import LANGUAGES, choose_language, say
 
 RECIPE_HELP = "A recipe file, or the name of one that ships (easyllm recipe ls)."
-SERVE_HELP = "A recipe; or a model's directory; or a folder of runs: the newest merged model in it."
+SERVE_HELP = (
+    "A recipe; or a model's directory; or a folder of runs: the newest merged model in it. "
+    "With --self-test: the address of a server."
+)
+SELF_TEST_HELP = (
+    "Serve nothing: ask the server at URL (ours, vLLM, TGI, llama.cpp, ...) which parts of the OpenAI and TGI API it "
+    "keeps, and print a line for each. Exit code 1 where something it offers does not hold."
+)
+KUBERNETES_HELP = (
+    "Print the manifest that serves the recipe's model in Kubernetes (serve.kubernetes), and nothing else."
+)
 REVIEW_HELP = "runs/<name>, or a folder with rows nobody has decided on (*.not_cleaned.jsonl), or that file."
 SAMPLE_HELP = "Look at a sample only, as large as it takes to accept at most this share of bad rows, such as 0.02."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
@@ -120,12 +131,39 @@ _stage_verb("export", "Model to the layout of transformers 4, GGUF files, a mode
 
 @app.command("serve", cls=StageCommand)
 def serve_verb(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FOLDER", help=SERVE_HELP)], overrides: Overrides = None
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FOLDER|URL", help=SERVE_HELP)],
+    overrides: Overrides = None,
+    self_test: Annotated[bool, typer.Option("--self-test", help=SELF_TEST_HELP)] = False,
+    key_variable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --self-test: the environment variable with its key.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --self-test: the model to ask. Default: the first it lists.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --self-test: print one document.")] = False,
 ) -> None:
-    """Serve the model until Ctrl-C: OpenAI and text-generation-inference routes."""
+    """Serve the model until Ctrl-C: OpenAI and text-generation-inference routes. Or test a server: --self-test URL."""
+    if self_test:
+        if overrides:
+            raise typer.BadParameter(f"{overrides[0]}: --self-test takes the address alone", param_hint="KEY=VALUE")
+        _self_test(recipe, key_variable, model, as_json)
+        return
+    for given, option in ((key_variable, "--key-variable"), (model, "--model"), (as_json, "--json")):
+        if given:
+            raise typer.BadParameter("only with --self-test", param_hint=option)
     from easyllm.serve.run import serve_forever
 
     serve_forever(_serve_job(recipe, overrides))
+
+
+def _self_test(url: str, key_variable: str | None, model: str | None, as_json: bool) -> None:
+    from easyllm.serve.selftest.verb import self_test
+
+    found = self_test(url, key_variable, model, None if as_json else partial(print, flush=True))
+    if as_json:
+        _print_json(found)
+    if not found["holds"]:
+        raise typer.Exit(1)
 
 
 def _serve_job(recipe: str, overrides: Sequence[str] | None) -> Any:
@@ -168,6 +206,7 @@ def plan_verb(
     overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="List the layouts of pretraining that fit N GPUs.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(metavar="GB", min=1, help="Memory of each, 10^9 bytes.")] = None,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help=KUBERNETES_HELP)] = False,
     as_json: Json = False,
 ) -> None:
     """What would run: commands, tokens, steps, memory, disk, and why."""
@@ -179,6 +218,11 @@ def plan_verb(
         overrides = [stage, *(overrides or [])]
         stage = None
     project = _open(recipe, overrides)
+    if kubernetes:
+        if stage not in (None, "serve") or gpus or gpu_memory or as_json:
+            raise typer.BadParameter("it goes with the stage serve and no other option", param_hint="--kubernetes")
+        print(pipeline.kubernetes_manifest(project), end="")
+        return
     chosen = pipeline.choose(project, stage, stage)
     problems = pipeline.check(project, chosen)
     # What another machine will train may be planned on one whose disk is too small for it.

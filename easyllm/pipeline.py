@@ -192,6 +192,23 @@ def layouts(project: Project, gpus: int | None, gpu_memory: float | None) -> Any
     return _module(stage, "plan").layouts(make_job(project, stage), gpus, int(gpu_memory * 1e9))
 
 
+ABOUT_HERE = frozenset(f"serve.{key}" for key in ("host", "port", "keys_file", "key_variable", "remote_key_variable"))
+"""Keys whose mistakes are of this machine: a port that is taken, a key that is not set here."""
+
+
+def kubernetes_manifest(project: Project) -> str:
+    """The manifest that serves the recipe's model in Kubernetes. Raises UserError for what can be known here."""
+    stages = choose(project, "serve", "serve")
+    problems = [entry for entry in check(project, stages) if entry.key not in ABOUT_HERE]
+    if problems:
+        raise UserError(*problems)
+    try:
+        text: str = _module("serve", "kubernetes").manifest(make_job(project, "serve"))
+    except UserError as error:
+        raise UserError(*[_placed(entry, project.source) for entry in error.problems]) from error
+    return text
+
+
 def states(project: Project) -> dict[str, tuple[Job[Any], State]]:
     """For every stage: its job and whether it would run. A stage behind a stale one is stale too."""
     found: dict[str, tuple[Job[Any], State]] = {}

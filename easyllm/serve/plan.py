@@ -7,6 +7,7 @@ from pathlib import Path
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.serve.access import access_flags, access_of
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
 
@@ -24,6 +25,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
         "largest prompt (tokens)": limits.input_tokens,
         "prompt and answer (tokens)": limits.total_tokens,
         "requests at once": limits.concurrent_requests,
+        "requests that may wait": limits.queued_requests,
     }
     remote = job.config.engine == "remote"  # the weights and their cache are then another server's
     cache = 0 if remote else cache_bytes(limits, config, FP32_BYTES)
@@ -34,7 +36,8 @@ def plan(job: Job[ServeConfig]) -> Plan:
         commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
     weights = path.joinpath("model.safetensors") if path and not remote else None
     memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
-    return Plan(figures, commands, [engine_decision(job.config), why], disk_bytes=1_000_000, memory_bytes=memory)
+    decisions = [engine_decision(job.config), why, *kubernetes_decision(job.config)]
+    return Plan(figures, commands, decisions, disk_bytes=1_000_000, memory_bytes=memory)
 
 
 def engine_decision(config: ServeConfig) -> Decision:
@@ -42,6 +45,12 @@ def engine_decision(config: ServeConfig) -> Decision:
     if config.engine == "remote":
         return Decision("engine", config.engine, say("why_engine_remote", url=config.remote))
     return Decision("engine", config.engine, say("why_engine_embedded"))
+
+
+def kubernetes_decision(config: ServeConfig) -> list[Decision]:
+    """How to have the manifest, where the recipe tells what it needs."""
+    asked = config.kubernetes
+    return [Decision("kubernetes", asked.image, say("why_kubernetes"))] if asked else []
 
 
 def served_name(job: Job[ServeConfig]) -> str:
@@ -63,4 +72,7 @@ def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, 
         command += ["--remote", str(config.remote)]
         if config.remote_key_variable:
             command += ["--remote-key-variable", config.remote_key_variable]
+    command += ["--max-queued-requests", str(limits.queued_requests)]
+    if port is None:  # a server of our own on loopback, asked by us alone, needs no door
+        command += access_flags(access_of(config))
     return command

@@ -6,6 +6,7 @@ from pathlib import Path
 from easyllm.core.errors import UserError
 from easyllm.core.models import local_model, local_tokenizer
 from easyllm.core.stage import Job, Result
+from easyllm.serve.access import access_of
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
@@ -36,7 +37,9 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     limits, _ = choose_limits(job.config, model_positions(read_json(model / "config.json")))
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
-    settings = Settings(model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote)
+    settings = Settings(
+        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, access_of(config)
+    )
     serve(settings, greet=True)
 
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import tgi_client
 from easyllm.env.bootstrap import NO_DEPENDENCIES, PINS, python_pins, read_pins
 from easyllm.env.stages import read_stages
 from easyllm.export.v4 import READER
@@ -68,6 +69,7 @@ def code_problems(pins: dict[str, str]) -> list[str]:
     programs = [path.read_text("utf-8") for path in sorted((ROOT / "easyllm" / "env").glob("*.py"))]
     asked = {name for text in programs for name in re.findall(r"""\bpins(?:\[|\.get\()"([A-Z_]+)"[\]),]""", text)}
     asked |= {"V4_" + name.upper().replace("-", "_") for name in READER}
+    asked |= set(tgi_client.PINS.values())
     return [f"a program asks for {name}" for name in sorted(asked) if name not in pins]
 
 

@@ -1,5 +1,6 @@
 """Given tokens are scored as OpenAI's completions do it, so that an evaluation of a served model is the offline one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,16 @@ def test_logprobs_without_echo_are_of_the_answer_alone_and_echo_alone_tells_the_
     assert ask(served, **asked, echo=True).json()["choices"][0]["text"] == "the sea" + plain["text"]
 
 
-def test_scoring_is_not_streamed(served: Any) -> None:
-    reply = ask(served, prompt="a", echo=True, stream=True)
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "echo")
+def test_a_stream_begins_with_the_scored_prompt(served: Any) -> None:
+    asked = {"prompt": "the sea", "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 2}
+    (whole,) = ask(served, **asked).json()["choices"]
+    lines = [line[6:] for line in ask(served, **asked, stream=True).text.split("\n\n") if line.startswith("data: {")]
+    parts = [json.loads(line)["choices"][0] for line in lines]
+    assert parts[0]["text"] == "the sea"
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        joined = [value for part in parts for value in part["logprobs"][name] or ()]
+        assert joined == whole["logprobs"][name], name
 
 
 @pytest.fixture
@@ -87,8 +95,9 @@ def test_an_endpoint_that_is_not_there_is_refused_before_anything_is_loaded(serv
 def test_an_endpoint_that_cannot_score_is_refused(
     served: Any, serve_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyllm.serve import openai_routes
+    from easyllm.serve.openai_words import CompletionTeller
 
-    monkeypatch.setattr(openai_routes, "choice", lambda *_: {"logprobs": None})
+    whole = CompletionTeller.whole
+    monkeypatch.setattr(CompletionTeller, "whole", lambda *given: whole(*given) | {"logprobs": None})
     with pytest.raises(UserError, match="EVAL-017"):
         evaluate(folder, serve_model, f"{served.url}/v1")

@@ -117,21 +117,6 @@ def test_explicit_nulls_of_old_clients_are_accepted(served: Any) -> None:
     assert post(served, "/", body).status_code == 200
 
 
-REFUSED = {
-    "best_of": 2, "repetition_penalty": 1.2, "typical_p": 0.9, "watermark": True, "grammar": {"type": "json"},
-    "top_n_tokens": 2, "decoder_input_details": True, "adapter_id": "x", "frequency_penalty": 0.1, "top_p": 1.0,
-    "temperature": 0, "max_new_tokens": 0, "stop": ["a"] * 5, "no_such": 1, "top_k": 0,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("field", REFUSED)
-def test_what_is_not_honoured_is_refused_by_name(served: Any, field: str) -> None:
-    answer = post(served, "/generate", {"inputs": "a", "parameters": {field: REFUSED[field]}})
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == "validation"
-    assert field in answer.json()["error"]
-
-
 def test_too_many_tokens_are_refused_before_they_cost_anything(served: Any, client: InferenceClient) -> None:
     with pytest.raises(ValidationError, match=r"must be <= 200\. Given: \d+ `inputs` tokens and 200"):
         client.text_generation("a", max_new_tokens=200)
