@@ -36,7 +36,10 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     limits, _ = choose_limits(job.config, model_positions(read_json(model / "config.json")))
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
-    settings = Settings(model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote)
+    settings = Settings(
+        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote,
+        dtype=config.dtype, prefix_cache=config.prefix_cache,
+    )  # fmt: skip
     serve(settings, greet=True)
 
 
