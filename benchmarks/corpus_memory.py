@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from corpus import ENVIRONMENT, MEGA, machine, write_text
 
 LENGTH, LANGUAGE = {"min_characters": 200}, {"keep": ["en", "zh"]}

@@ -61,3 +61,7 @@ class ServeConfig(Section):
 
     kubernetes: KubernetesConfig | None = None
     """Where the manifest for Kubernetes puts the server; nothing else reads it."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Engine embedded: what it computes in; auto: float32 on a CPU, on a GPU bfloat16 where it is native."""
+    prefix_cache: bool | None = None
+    """Engine embedded: read prompts that begin alike once; unset: in float32, where no answer changes by it."""
