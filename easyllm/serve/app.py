@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from easyllm.serve import openai_routes, tgi_routes
+from easyllm.serve import openai_routes, page_routes, tgi_routes
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
 from easyllm.serve.refusals import Refused, openai_response, tgi_response
@@ -17,7 +17,7 @@ CLIENT_CLOSED_REQUEST = 499
 def build_app(desk: Desk) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
     return Starlette(
-        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk)],
+        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk), *page_routes.routes()],
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
         },
