@@ -13,6 +13,7 @@ export function markdown(text) {
 }
 
 const KINDS = [fence, heading, rule, table, quote, list];
+const INTERRUPTS = /^ {0,3}(`{3}|~{3}|#{1,6} |>|[-*+] +\S|1[.)] +\S)/;
 
 function blocks(lines, depth) {
   const made = [];
@@ -22,25 +23,18 @@ function blocks(lines, depth) {
       at += 1;
       continue;
     }
-    const [block, next] = begins(lines, at, depth) ?? paragraph(lines, at, depth);
+    let found = null; // the block that begins here, and the line after it
+    for (const kind of KINDS) found ??= kind(lines, at, depth);
+    const [block, next] = found ?? paragraph(lines, at, depth);
     made.push(block);
     at = next;
   }
   return made;
 }
 
-/** The block other than a paragraph that begins at a line, and the line after it; or null. */
-function begins(lines, at, depth) {
-  for (const kind of KINDS) {
-    const found = kind(lines, at, depth);
-    if (found) return found;
-  }
-  return null;
-}
-
 function paragraph(lines, at, depth) {
   let end = at + 1;
-  while (end < lines.length && lines[end].trim() && !begins(lines, end, DEEPEST)) end += 1;
+  while (end < lines.length && lines[end].trim() && !INTERRUPTS.test(lines[end]) && !isTable(lines, end)) end += 1;
   return [el("p", { dir: "auto" }, ...inline(lines.slice(at, end).join("\n"), depth)), end];
 }
 
@@ -75,12 +69,16 @@ function rule(lines, at) {
 
 const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
 
-function table(lines, at, depth) {
+function isTable(lines, at) {
   const below = lines[at + 1] ?? "";
-  if (!lines[at].includes("|") || below.length > 1000 || !below.includes("-")) return null;
-  const head = cells(lines[at]);
+  if (!lines[at].includes("|") || below.length > 1000 || !below.includes("-")) return false;
   const bars = cells(below);
-  if (head.length !== bars.length || !bars.every((bar) => /^:?-+:?$/.test(bar))) return null;
+  return cells(lines[at]).length === bars.length && bars.every((bar) => /^:?-+:?$/.test(bar));
+}
+
+function table(lines, at, depth) {
+  if (!isTable(lines, at)) return null;
+  const head = cells(lines[at]);
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const row = (line, tag) => el("tr", {}, ...line.slice(0, head.length).map((cell) => el(tag, { dir: "auto" }, ...inline(cell, depth))));
