@@ -62,7 +62,7 @@ class Chatting:
 
     def brief(self, page: Page, tokens: int = 12) -> Page:
         """Answers of a few tokens, always the same for the same prompt."""
-        set_field(page, "Longest answer", str(tokens))
+        set_field(page, "Most tokens", str(tokens))
         set_field(page, "Temperature", "0")
         page.locator("#prompt").focus()
         return page
@@ -142,7 +142,9 @@ def last_answer(page: Page) -> str:
 
 def give(page: Page, name: str, text: str) -> None:
     """Open a file of rows."""
-    page.locator("#import-file").set_input_files({"name": name, "mimeType": "application/jsonl", "buffer": text.encode()})
+    page.locator("#import-file").set_input_files(
+        {"name": name, "mimeType": "application/jsonl", "buffer": text.encode()}
+    )
 
 
 def set_field(page: Page, label: str, value: str) -> None:

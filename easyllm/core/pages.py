@@ -4,7 +4,6 @@ from pathlib import Path
 
 from starlette.staticfiles import StaticFiles
 
-
 SHARED = Path(__file__).with_name("page")
 
 

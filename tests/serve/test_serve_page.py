@@ -78,7 +78,7 @@ def test_stop_ends_the_work_at_the_engine_and_keeps_what_was_said(
 
     monkeypatch.setattr(served.engine, "generate", slowly)
     page = chatting.page()
-    set_field(page, "Longest answer", str(LONG))
+    set_field(page, "Most tokens", str(LONG))
     page.locator("#prompt").fill("Tell me more")
     press(page, "Enter")
     expect(page.locator(".answer .text p").first).not_to_be_empty()
@@ -134,7 +134,7 @@ def test_conversations_outlive_a_reload_and_can_be_renamed_and_deleted(chatting:
     page.reload()
     expect(page.locator("#prompt")).to_have_value("half a sen")
     expect(page.locator("#list .open")).to_have_text(["Other words", "First words"])
-    expect(page.get_by_label("Longest answer")).to_have_value("12")
+    expect(page.get_by_label("Most tokens")).to_have_value("12")
     page.get_by_role("button", name="First words", exact=True).click()
     assert last_answer(page) == text
     page.get_by_role("button", name="Rename “First words”").click()
@@ -205,12 +205,16 @@ def test_rows_saved_by_the_page_train_and_come_back(
         "Be brief", "Hello\n| a table |", "灯塔",
     ]  # fmt: skip
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"name: r\nfinetune: {{base: {serve_model}, data: [rows.jsonl], sequence_tokens: 128}}\n", "utf-8")
+    recipe.write_text(
+        f"name: r\nfinetune: {{base: {serve_model}, data: [rows.jsonl], sequence_tokens: 128}}\n", "utf-8"
+    )
     easyllm("check", recipe)
     with page.expect_download() as downloading:
         page.get_by_role("button", name="Save as Markdown").click()
     markdown = Path(downloading.value.path()).read_text("utf-8")
-    assert markdown.startswith("# Hello\n\n## System prompt\n\nBe brief\n\n## You\n\nHello\n| a table |\n\n## tiny-chat\n")
+    assert markdown.startswith(
+        "# Hello\n\n## System prompt\n\nBe brief\n\n## You\n\nHello\n| a table |\n\n## tiny-chat\n"
+    )
     answers = page.locator(".answer .text").all_inner_texts()
     page.get_by_role("button", name="Delete “Hello”").click()
     page.get_by_role("button", name="Delete", exact=True).click()

@@ -90,7 +90,7 @@ def test_a_setting_out_of_bounds_is_said_and_nothing_is_sent(chatting: Chatting)
     for label, value, told in [
         ("Temperature", "3", "Temperature: a number from 0 to 2."),
         ("Top p", "0", "Top p: a number from 0.01 to 1."),
-        ("Longest answer", "1.5", "Longest answer (tokens): a whole number from 1 to"),
+        ("Most tokens", "1.5", "Most tokens: a whole number from 1 to"),
         ("Stop at", "a\nb\nc\nd\ne", "At most 4 texts to stop at."),
     ]:
         before = page.get_by_label(label).input_value()
@@ -135,7 +135,9 @@ def test_the_policy_allows_the_one_other_server_that_was_named(served: Any, othe
     assert f"connect-src 'self' {other};" in page.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("other", ["", "*", "https:", "http://a b", "http://a;script-src *", "http://a/path", "ftp://a"])
+@pytest.mark.parametrize(
+    "other", ["", "*", "https:", "http://a b", "http://a;script-src *", "http://a/path", "ftp://a"]
+)
 def test_nothing_but_an_origin_gets_into_the_policy(served: Any, other: str) -> None:
     page = httpx.get(f"{served.url}/chat", params={"other": other}, trust_env=False)
     assert page.status_code == 422

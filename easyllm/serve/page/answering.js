@@ -7,6 +7,7 @@ import { tell, teller } from "./speak.js";
 import { nameOf, troubleText } from "./thread.js";
 
 const TELL_EVERY = 2000; // milliseconds between two looks for whole sentences, and between two savings
+const SHORTEST = 0.5; // seconds; what comes faster comes in one packet, and says nothing of the speed
 
 const under_way = new Map(); // answer: what aborts it
 
@@ -48,7 +49,9 @@ async function one(conversation, turn, answer, parameters, shows) {
         answer.text += text;
         draw();
       });
-    Object.assign(answer, { finish, tokens, speed: tokens > 1 ? (tokens - 1) / ((performance.now() - first) / 1000) : null });
+    const seconds = (performance.now() - first) / 1000;
+    const speed = tokens > 1 && seconds > SHORTEST ? (tokens - 1) / seconds : null;
+    Object.assign(answer, { finish, tokens, speed });
   } catch (error) {
     if (!controller.signal.aborted) answer.trouble = asTrouble(error);
   }

@@ -62,6 +62,7 @@ function drawButtons() {
   by("stop").hidden = !answering.isRunning();
   const said = files.rowsOf(conversation).length > 0;
   by("export-rows").disabled = by("export-markdown").disabled = !said;
+  by("export-all").disabled = !said && conversations.every((one) => !one.turns.length);
 }
 
 /** The models of the conversation, where they are to be had; the first there is, where they are not. */
@@ -326,6 +327,7 @@ const keyActs = {
     if (answering.isRunning()) answering.stop();
     else {
       showSide(false);
+      if (matchMedia("(max-width: 60rem)").matches) openSettings(false); // it covers the conversation there
       by("thread").focus({ preventScroll: true });
     }
   },

@@ -35,7 +35,7 @@ function blocks(lines, depth) {
 function paragraph(lines, at, depth) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && !INTERRUPTS.test(lines[end]) && !isTable(lines, end)) end += 1;
-  return [el("p", { dir: "auto" }, ...inline(lines.slice(at, end).join("\n"), depth)), end];
+  return [el("p", {}, ...inline(lines.slice(at, end).join("\n"), depth)), end];
 }
 
 function fence(lines, at) {
@@ -59,7 +59,7 @@ function heading(lines, at, depth) {
   const found = /^ {0,3}(#{1,6}) +(.*)$/.exec(lines[at]);
   if (!found) return null;
   const level = Math.min(found[1].length + 3, 6); // below the headings of the page
-  return [el(`h${level}`, { dir: "auto" }, ...inline(found[2].replace(/ #{1,6}$/, ""), depth)), at + 1];
+  return [el(`h${level}`, {}, ...inline(found[2].replace(/ #{1,6}$/, ""), depth)), at + 1];
 }
 
 function rule(lines, at) {
@@ -81,7 +81,7 @@ function table(lines, at, depth) {
   const head = cells(lines[at]);
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end += 1;
-  const row = (line, tag) => el("tr", {}, ...line.slice(0, head.length).map((cell) => el(tag, { dir: "auto" }, ...inline(cell, depth))));
+  const row = (line, tag) => el("tr", {}, ...line.slice(0, head.length).map((cell) => el(tag, {}, ...inline(cell, depth))));
   const body = lines.slice(at + 2, end).map((line) => row(cells(line), "td"));
   const made = el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...body));
   return [el("div", { class: "wide-table", tabindex: "0", role: "group", "aria-label": say("table") }, made), end];
