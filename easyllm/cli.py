@@ -31,6 +31,7 @@ KUBERNETES_HELP = (
 )
 REVIEW_HELP = "runs/<name>, or a folder with rows nobody has decided on (*.not_cleaned.jsonl), or that file."
 SAMPLE_HELP = "Look at a sample only, as large as it takes to accept at most this share of bad rows, such as 0.02."
+KEY_HELP = "Environment variable with the server's API key; unset: OPENAI_API_KEY, should there be one."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
@@ -296,11 +297,12 @@ def chat_verb(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+    key_variable: Annotated[str | None, typer.Option(metavar="NAME", help=KEY_HELP)] = None,
 ) -> None:
-    """Talk to a served model in the terminal."""
+    """Talk to a served model in the terminal; /help there tells what else it does."""
     from easyllm.serve.chat import chat
 
-    code = chat(target, system, max_tokens, temperature)
+    code = chat(target, system, max_tokens, temperature, key_variable)
     if code:
         raise typer.Exit(code)
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from easyllm.serve import invocations, openai_routes, tgi_routes
+from easyllm.serve import invocations, openai_routes, page_routes, tgi_routes
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
 from easyllm.serve.guard import AccountKeeper, Guard
@@ -27,7 +27,7 @@ def build_app(desk: Desk) -> Starlette:
         *document_routes(),
     ]  # fmt: skip
     return Starlette(
-        routes=routes,
+        routes=[*routes, *page_routes.routes()],
         middleware=middleware(desk, frozenset(route.path for route in routes)),
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
@@ -51,8 +51,8 @@ def middleware(desk: Desk, routes: frozenset[str]) -> list[Middleware]:
 
 
 def is_open(method: str, path: str) -> bool:
-    """Whether a request needs no key: balancers and containers that look after us have none."""
-    return path in ("/health", "/ping")
+    """Whether a request needs no key: balancers that look after us have none, nor a browser before it is typed in."""
+    return path in ("/health", "/ping") or page_routes.is_open(method, path)
 
 
 def metrics_route(desk: Desk) -> Route:

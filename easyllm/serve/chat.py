@@ -1,28 +1,31 @@
 """Talk to a model in the terminal: streamed, with a memory of the conversation. Piped, one prompt a line."""
 
-import os
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.servers import ServerEnded
+from easyllm.serve.chat_commands import NotDone, obey
+from easyllm.serve.talk import Question, Talk, trouble
+
+REFUSED = 2
 
 
-def chat(target: str, system: str | None, max_tokens: int, temperature: float) -> int:
+def chat(target: str, system: str | None, max_tokens: int, temperature: float, key_variable: str | None = None) -> int:
     """Talk to the server at URL ``target``, or to a server of our own for the model directory ``target``.
 
-    Exit code 0, or 1 when the server stops answering. Raises UserError CHAT-001 and CHAT-002.
+    Exit code 0, 1 when the server stops answering, 2 for a piped command that cannot be done. Raises UserError
+    CHAT-001 to CHAT-004.
     """
     try:
         with server_for(target) as url:
-            talk = Talk(url, system, max_tokens, temperature)
+            talk = Talk(url, system, {"max_tokens": max_tokens, "temperature": temperature}, key_variable)
             return in_terminal(talk) if sys.stdin.isatty() else from_lines(talk)
     except ServerEnded as error:
         return error.code  # it has said why itself
@@ -46,66 +49,49 @@ def server_for(target: str) -> Iterator[str]:
         yield server.url
 
 
-class Talk:
-    """A conversation with one server."""
-
-    def __init__(self, url: str, system: str | None, max_tokens: int, temperature: float) -> None:
-        import openai
-
-        # A proxy for the internet must not stand before this machine's own server.
-        http = openai.DefaultHttpxClient(trust_env=not is_loopback(host_of(url)))
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        self._client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, http_client=http, timeout=600.0)
-        try:
-            self.model = self._client.models.list().data[0].id
-        except (openai.OpenAIError, IndexError, ValueError) as error:
-            raise refuse("CHAT-001", url=url, reason=reason_of(error)) from error
-        self._opening = [{"role": "system", "content": system}] if system else []
-        self._messages: list[Any] = list(self._opening)
-        self._settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
-
-    def forget(self) -> None:
-        """Begin anew, with the system prompt only."""
-        self._messages = list(self._opening)
-
-    def answer(self, prompt: str) -> Generator[str, None, None]:
-        """The answer in pieces. What was said is remembered, also when the reader stops halfway."""
-        messages = [*self._messages, {"role": "user", "content": prompt}]
-        stream = self._client.chat.completions.create(
-            model=self.model, messages=messages, stream=True, **self._settings
-        )
-        said = ""
-        try:
-            for chunk in stream:
-                text = chunk.choices[0].delta.content if chunk.choices else None
-                if text:
-                    said += text
-                    yield text
-        finally:
-            stream.close()
-            if said:
-                self._messages = [*messages, {"role": "assistant", "content": said}]
-
-
 def from_lines(talk: Talk) -> int:
-    """Every line of stdin is a prompt, every answer goes to stdout. The first failure ends it."""
+    """Every line of stdin is a prompt or a command, every answer goes to stdout. The first failure ends it."""
     import openai
 
     for line in sys.stdin:
-        prompt = line.strip()
-        if prompt == "/exit":
+        said = line.strip()
+        if said == "/exit":
             break
-        if prompt == "/reset":
-            talk.forget()
-        elif prompt:
-            try:
-                for text in talk.answer(prompt):
-                    print(text, end="", flush=True)
-            except openai.OpenAIError as error:
-                note(trouble(error))
-                return 1
-            print(flush=True)
+        try:
+            question = question_of(talk, said)
+            if question:
+                write_answers(talk, question)
+        except NotDone as reason:
+            note(str(reason))
+            return REFUSED
+        except openai.OpenAIError as error:
+            note(trouble(error))
+            return 1
     return 0
+
+
+def question_of(talk: Talk, said: str, rewrite: Any = None) -> Question | None:
+    """What is to be asked after a line, if anything. Raises NotDone where it is a command that cannot be done."""
+    if said.startswith("/"):
+        return obey(talk, said, rewrite)
+    return Question(said) if said else None
+
+
+def write_answers(talk: Talk, question: Question) -> None:
+    """The answers on stdout, each ending its line; of two models, each below its name."""
+    begun = False
+    for model, text in talk.answer(question):
+        if text:
+            print(text, end="", flush=True)
+            continue
+        print("\n" * begun + heading(talk, model), end="", flush=True)
+        begun = True
+    print(flush=True)
+
+
+def heading(talk: Talk, model: str) -> str:
+    """The line above an answer, where it has to be told whose it is."""
+    return f"[{model}]\n" if talk.beside else ""
 
 
 def in_terminal(talk: Talk) -> int:
@@ -118,53 +104,48 @@ def in_terminal(talk: Talk) -> int:
     note(say("chat_hello", model=talk.model))
     while True:
         try:
-            prompt = console.input("[bold green]>[/] ").strip()
+            said = console.input("[bold green]>[/] ").strip()
+            if said == "/exit":
+                return 0
+            question = question_of(talk, said, rewrite)
         except KeyboardInterrupt:
             console.print()
-            continue
         except EOFError:
             console.print()
             return 0
-        if prompt == "/exit":
-            return 0
-        if prompt == "/reset":
-            talk.forget()
-            note(say("chat_forgot"))
-        elif prompt:
-            show(talk, prompt, console)
+        except NotDone as reason:
+            note(str(reason))
+        else:
+            if question:
+                show(talk, question, console)
 
 
-def show(talk: Talk, prompt: str, console: Any) -> None:
-    """Print one answer as it comes. The model's own brackets are text, never markup."""
+def rewrite(text: str) -> str:
+    """The text as the user changes it on a line of its own."""
+    import readline
+
+    readline.set_startup_hook(lambda: readline.insert_text(text))
+    try:
+        return input("~ ")
+    finally:
+        readline.set_startup_hook(None)
+
+
+def show(talk: Talk, question: Question, console: Any) -> None:
+    """Print the answers as they come. The model's own brackets are text, never markup."""
     import openai
 
-    pieces = talk.answer(prompt)
+    begun = False
     try:
-        for text in pieces:
-            console.print(text, end="", markup=False, soft_wrap=True)
+        with closing(talk.answer(question)) as pieces:
+            for model, text in pieces:
+                if text:
+                    console.print(text, end="", markup=False, soft_wrap=True)
+                else:
+                    console.print("\n" * begun + heading(talk, model), end="", markup=False, style="dim")
+                    begun = True
         console.print()
     except KeyboardInterrupt:
         console.print(f" {say('chat_stopped')}", style="dim")
     except openai.OpenAIError as error:
         note(trouble(error))
-    finally:
-        pieces.close()  # ends the stream, and with it the work at the server
-
-
-def trouble(error: Any) -> str:
-    """What to tell when no answer came."""
-    too_long = getattr(error, "code", None) == "context_length_exceeded"
-    return say("chat_full" if too_long else "chat_failed", reason=reason_of(error))
-
-
-def reason_of(error: Exception) -> str:
-    body = getattr(error, "body", None)
-    if isinstance(body, dict) and body.get("message"):
-        return str(body["message"])
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def host_of(url: str) -> str:
-    from urllib.parse import urlsplit
-
-    return urlsplit(url).hostname or ""

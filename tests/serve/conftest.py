@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from browser import browser
+from chat_page import chatting
 from easyllm.core.digest import Digests
 from easyllm.core.inputs import Place, resolve
 from easyllm.core.stage import Job
@@ -16,6 +18,8 @@ from easyllm.serve import address
 from easyllm.serve.config import ServeConfig
 
 MakeJob = Callable[..., Job[ServeConfig]]
+
+__all__ = ["browser", "chatting"]  # fixtures of the chat page
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"

@@ -10,21 +10,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easyllm.core.messages import say
+from easyllm.core.pages import sealing_headers
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
-HEADERS = {
-    # Nothing but our own files runs, and nothing is sent anywhere else, whatever a row says.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-    ),
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS = {**sealing_headers(), "Cache-Control": "no-store"}
+"""Whatever a row says, nothing is sent anywhere, and nothing of it stays in the browser."""
 
 
 class Guard:

@@ -15,11 +15,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from easyllm.core.asgi import Server
 from easyllm.core.errors import refuse
 from easyllm.core.messages import LANGUAGES, language, say
+from easyllm.core.pages import page_files
 from easyllm.core.progress import note
 from easyllm.instruct.review.api import Asked, routes
 from easyllm.instruct.review.desk import Desk
@@ -68,7 +68,7 @@ def build_app(desk: Desk, asked: Asked) -> Starlette:
         chosen = wanted if wanted in LANGUAGES else language()
         return HTMLResponse((PAGE / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{chosen}"', 1))
 
-    return Starlette(routes=[Route("/", page), *routes(desk, asked), Mount("/page", StaticFiles(directory=PAGE))])
+    return Starlette(routes=[Route("/", page), *routes(desk, asked), Mount("/page", page_files(PAGE))])
 
 
 def listen(port: int) -> socket.socket:

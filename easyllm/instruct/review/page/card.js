@@ -2,7 +2,7 @@
 import { el } from "./dom.js";
 import { changes, difference } from "./difference.js";
 import { differing, textBlock } from "./marked.js";
-import { languageName, say, written } from "./words.js";
+import { languageName, say, written } from "./say.js";
 
 export const TEXTS = ["instruction", "input", "output"];
 const ALIKE = 0.5; // from here on the most similar instruction is shown unasked

@@ -1,7 +1,7 @@
 // The row's texts as fields. What was typed and left without saving comes back with the next edit.
 import { TEXTS, words } from "./card.js";
 import { by, el } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./say.js";
 
 const drafts = new Map(); // by the row's id
 let editing = null; // the row

@@ -1,7 +1,7 @@
 // What stands in the row's place when the list is through.
 import { el } from "./dom.js";
 import { queue } from "./queue.js";
-import { say, written } from "./words.js";
+import { say, written } from "./say.js";
 
 /** What is left to do: `show(state)` makes the list of it, `openPlan()` leads to the lot. */
 export function atEnd(counts, plan, show, openPlan) {

@@ -1,6 +1,6 @@
 // What the reviewer wants to see. It stands in the address too, so that a reload shows the same.
 import { by, el } from "./dom.js";
-import { languageName, say, written } from "./words.js";
+import { languageName, say, written } from "./say.js";
 
 const STATES = ["undecided", "not_mine", "accepted", "edited", "rejected", "conflict"];
 const SCORES = ["1", "2", "3", "4", "5"];

@@ -1,6 +1,6 @@
 // One key, one thing. The help is made from this table.
 import { by, el, remember, remembered } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./say.js";
 
 const KEYS = [
   ["accept", ["a"]], ["edit", ["e"]], ["reject", ["r"]], ["undo", ["u"]], ["back", ["U"]],

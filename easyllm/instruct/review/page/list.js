@@ -2,7 +2,7 @@
 import { words } from "./card.js";
 import { by, el } from "./dom.js";
 import { near, queue } from "./queue.js";
-import { say, written } from "./words.js";
+import { say, written } from "./say.js";
 
 const SHOWN = 140; // characters of an instruction; the line is cut before
 

@@ -11,8 +11,9 @@ import { decidedNow, drawProgress } from "./pace.js";
 import { asked, drawPlan, fetchPlan, fillPlan } from "./plan.js";
 import { begin, current, goOn, jump, load, move, number, queue, renew, take } from "./queue.js";
 import { askReason, chooseReason } from "./reject.js";
+import { say, written } from "./say.js";
 import { nextTheme, writeTheme } from "./theme.js";
-import { say, WORDS, written } from "./words.js";
+import { WORDS } from "./words.js";
 
 const EVERY = 2000; // milliseconds between two looks at what other reviewers do
 

@@ -1,6 +1,6 @@
 // A model's text as nodes: what was found in it is marked, and characters that are not seen are shown.
 import { el } from "./dom.js";
-import { say, written } from "./words.js";
+import { say, written } from "./say.js";
 
 const FOLD = 6000; // characters shown at first of a very long text
 

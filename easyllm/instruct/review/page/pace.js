@@ -1,6 +1,6 @@
 // How far the review is, and how long it takes at the reviewer's own pace.
 import { by, el } from "./dom.js";
-import { percent, say, written } from "./words.js";
+import { percent, say, written } from "./say.js";
 
 const PAUSE = 5 * 60_000; // a longer gap between two decisions was a break
 const LATEST = 40;

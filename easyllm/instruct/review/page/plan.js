@@ -1,7 +1,7 @@
 // The sample: how many rows to look at, what they say of all, and when the rest may be accepted.
 import { get } from "./api.js";
 import { by, el } from "./dom.js";
-import { percent, say, written } from "./words.js";
+import { percent, say, written } from "./say.js";
 
 const RATES = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1];
 const CONFIDENCES = [0.8, 0.9, 0.95, 0.99];

@@ -1,5 +1,5 @@
-// The few things the page does with the DOM. Texts go in as text, never as HTML.
-import { say } from "./words.js";
+// The few things a page does with the DOM. Texts go in as text, never as HTML.
+import { say } from "./say.js";
 
 export const by = (id) => document.getElementById(id);
 
@@ -26,7 +26,7 @@ export function tell(text) {
   by("told").textContent = text;
 }
 
-/** A sentence above the row that stays until the next thing works; "" takes it away. */
+/** A sentence above everything that stays until the next thing works; "" takes it away. */
 export function banner(text) {
   const shown = by("banner");
   if (shown.textContent !== text) shown.textContent = text;
@@ -46,6 +46,6 @@ export function remember(name, value) {
   try {
     localStorage.setItem(name, value);
   } catch {
-    // a browser that keeps nothing reviews as well
+    // a browser that keeps nothing shows the page as well
   }
 }

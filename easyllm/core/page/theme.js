@@ -1,6 +1,6 @@
 // Light, dark, or as the machine says.
 import { by, remember, remembered } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./say.js";
 
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 

@@ -1,0 +1,146 @@
+"""What the chat page says when a server refuses, is busy, wants a key or is gone; and what the routes give away."""
+
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Route, expect
+
+from chat_page import Chatting, another_server, press, say, screenshot, set_field, wants_key
+from easyllm.serve.page_routes import OPEN_PATHS, is_open
+
+
+def test_a_key_is_asked_for_and_kept_for_this_window_only(chatting: Chatting, served: Any) -> None:
+    with another_server(served, "tiny-chat", wants_key("sesame")) as url:
+        locked = Chatting(chatting.browser, url)
+        locked.expected.append("401")
+        page = locked.page()
+        dialog = page.get_by_role("dialog", name="This server wants an API key")
+        expect(dialog).to_be_visible()
+        page.keyboard.type("wrong")
+        press(page, "Enter")
+        expect(dialog).to_be_visible()
+        expect(page.locator("#key-text")).to_have_value("")
+        screenshot(page, "chat-key")
+        page.keyboard.type("sesame")
+        press(page, "Enter")
+        expect(dialog).to_be_hidden()
+        expect(page.locator("#model")).to_have_text("tiny-chat")
+        locked.brief(page)
+        say(page, "Hello")
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+        assert kept.index("sesame") > kept.index("},{")
+        page.reload()
+        expect(page.locator("#model")).to_have_text("tiny-chat")
+        page.evaluate("sessionStorage.setItem('easyllm.key.', 'changed')")
+        page.reload()
+        expect(dialog).to_be_visible()
+        locked.end()
+
+
+def test_a_busy_server_says_when_to_come_back_and_the_words_stay(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    chatting.expected.append("429")
+
+    def busy(route: Route) -> None:
+        body = {"error": {"message": "Model is overloaded", "type": "rate_limit_error", "param": None, "code": None}}
+        route.fulfill(status=429, json=body, headers={"Retry-After": "7"})
+
+    page.route("**/v1/chat/completions", busy)
+    turn = say(page, "Hello")
+    expect(turn.locator(".problem")).to_have_text("The server is busy. Try again in 7 s.")
+    screenshot(page, "chat-busy")
+    page.unroute("**/v1/chat/completions")
+    turn.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer .text p").first).to_be_visible()
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(page.locator(".prompt > .text")).to_have_text("Hello")
+
+
+def test_a_prompt_that_is_too_long_is_shortened_by_editing(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    chatting.expected.append("status of 4")
+    turn = say(page, "灯塔的光" * 100)
+    expect(turn.locator(".problem")).to_contain_text("This is too long for the model.")
+    expect(turn.locator(".problem")).to_contain_text("Given:")
+    press(page, "ArrowUp")
+    page.get_by_label("Your prompt in other words").fill("灯塔")
+    press(page, "Enter")
+    expect(page.locator(".answer .text p").first).to_be_visible()
+    expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_a_lost_connection_loses_no_words(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    chatting.expected.append("ERR_INTERNET_DISCONNECTED")
+    page.context.set_offline(True)
+    turn = say(page, "Are you there?")
+    expect(turn.locator(".problem")).to_contain_text("is lost. Your words are kept.")
+    page.locator("#prompt").fill("another thought")
+    page.context.set_offline(False)
+    page.reload()
+    expect(page.locator(".prompt > .text")).to_have_text("Are you there?")
+    expect(page.locator("#prompt")).to_have_value("another thought")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer .text p").first).to_be_visible()
+
+
+def test_a_setting_out_of_bounds_is_said_and_nothing_is_sent(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    for label, value, told in [
+        ("Temperature", "3", "Temperature: a number from 0 to 2."),
+        ("Top p", "0", "Top p: a number from 0.01 to 1."),
+        ("Most tokens", "1.5", "Most tokens: a whole number from 1 to"),
+        ("Stop at", "a\nb\nc\nd\ne", "At most 4 texts to stop at."),
+    ]:
+        before = page.get_by_label(label).input_value()
+        set_field(page, label, value)
+        expect(page.locator("#settings-problem")).to_contain_text(told)
+        page.locator("#prompt").fill("Hello")
+        press(page, "Enter")
+        expect(page.get_by_label(label)).to_be_focused()
+        expect(page.locator("#prompt")).to_have_value("Hello")
+        set_field(page, label, before)
+    assert chatting.bodies == []
+    set_field(page, "Stop at", "the sea\n###")
+    page.locator("#prompt").focus()
+    say(page, "Hello")
+    assert chatting.bodies[-1]["stop"] == ["the sea", "###"]
+
+
+def test_the_pages_files_are_open_and_hold_nothing_of_the_model(served: Any) -> None:
+    with httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client:
+        first = client.get("/")
+        assert (first.status_code, first.headers["location"]) == (307, "chat")
+        page = client.get("/chat")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self';" in policy
+        assert "connect-src 'self';" in policy
+        assert "unsafe" not in policy
+        for path in OPEN_PATHS:
+            answer = client.get(path)
+            assert answer.status_code in (200, 307), path
+            assert "tiny-chat" not in answer.text, path
+        assert (
+            client.post("/", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}).status_code == 200
+        )  # POST / is still TGI's
+        assert client.get("/chat/page/../page_routes.py").status_code == 404
+        assert client.get("/chat/page/nothing.js").status_code == 404
+    assert not is_open("POST", "/")
+    assert not is_open("GET", "/v1/models")
+    assert not is_open("GET", "/chat/page/nothing.js")
+
+
+@pytest.mark.parametrize("other", ["http://127.0.0.1:9", "https://[::1]:8443", "https://models.example.org"])
+def test_the_policy_allows_the_one_other_server_that_was_named(served: Any, other: str) -> None:
+    page = httpx.get(f"{served.url}/chat", params={"other": other}, trust_env=False)
+    assert f"connect-src 'self' {other};" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "other", ["", "*", "https:", "http://a b", "http://a;script-src *", "http://a/path", "ftp://a"]
+)
+def test_nothing_but_an_origin_gets_into_the_policy(served: Any, other: str) -> None:
+    page = httpx.get(f"{served.url}/chat", params={"other": other}, trust_env=False)
+    assert page.status_code == 422
+    assert "content-security-policy" not in page.headers
