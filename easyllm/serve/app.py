@@ -5,7 +5,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from easyllm.serve import openai_routes, tgi_routes
+from easyllm.serve import admin_routes, openai_routes, tgi_routes
+from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
 from easyllm.serve.refusals import Refused, openai_response, tgi_response
@@ -14,10 +15,11 @@ from easyllm.serve.sse import ClientGone
 CLIENT_CLOSED_REQUEST = 499
 
 
-def build_app(desk: Desk) -> Starlette:
+def build_app(desk: Desk, adapters: AdapterSettings | None = None) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
+    admin = admin_routes.routes(desk, adapters) if adapters and adapters.admin else []
     return Starlette(
-        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk)],
+        routes=[*openai_routes.routes(desk), *admin, *tgi_routes.routes(desk)],
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
         },

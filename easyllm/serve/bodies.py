@@ -114,7 +114,8 @@ class TgiParameters(Body):
     details: bool | None = None
     return_full_text: bool | None = None
     best_of: Literal[1] | None = None
-    adapter_id: None = None
+    adapter_id: Annotated[str, Field(min_length=1)] | None = None
+    """Name of a LoRA adapter that the server has."""
     grammar: None = None
     watermark: Neutral = None
     decoder_input_details: Neutral = None

@@ -8,6 +8,7 @@ from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
+from easyllm.serve.adapter_inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import limit_problems, model_positions, read_json
 
@@ -17,6 +18,7 @@ def check(job: Job[ServeConfig]) -> list[Problem]:
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
+    found += adapter_problems(job, directory)
     if directory is None or not directory.is_dir():
         return found + limit_problems(job.config, None)
     found += limit_problems(job.config, model_positions(read_json(directory / "config.json")))

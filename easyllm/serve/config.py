@@ -7,6 +7,8 @@ from pydantic import Field
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
 
+AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
 
 class ServeConfig(Section):
     """Serve one model over HTTP; in a pipeline, rehearse that and ask it the prompts of ``ask``."""
@@ -37,3 +39,16 @@ class ServeConfig(Section):
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""
+
+    adapters: Annotated[dict[AdapterName, str], Takes("artifact", "adapter", foreign=True)] = Field(default={})
+    """LoRA adapters of the model by the name that requests ask for: each a stage, or the directory of one (PEFT's)."""
+    max_adapters: Annotated[int, Field(ge=1)] = 8
+    """Adapters held at once."""
+    max_adapter_rank: Annotated[int, Field(ge=1)] = 256
+    """Largest rank of an adapter."""
+    max_adapters_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    """Memory of all adapters together, in 10^9 bytes; they are kept in fp32."""
+    admin: bool = False
+    """Let adapters be loaded and unloaded over HTTP: POST /v1/load_lora_adapter and /v1/unload_lora_adapter."""
+    adapters_dir: Annotated[str, Field(min_length=1)] | None = None
+    """With admin: absolute path of the only folder that adapters are loaded from at run time."""

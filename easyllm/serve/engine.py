@@ -3,17 +3,22 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from easyllm.core.errors import failed
+from easyllm.serve.adapter_layers import BASE, request_id
 from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
 from easyllm.serve.sampling import PerRequestSampler, install, new_slot
 from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
+
+if TYPE_CHECKING:
+    from easyllm.serve.adapters import Shelf
 
 PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
@@ -43,6 +48,8 @@ class ContinuousBatching:
         install(self._manager, self._sampler)
         self._ends = ends
         self._numbers = itertools.count()
+        self.shelf: Shelf | None = None
+        """Its adapters, where it has any."""
         self._manager.start()
 
     @property
@@ -52,16 +59,33 @@ class ContinuousBatching:
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities(score=True)
+        return Abilities(score=True, adapters=self.shelf is not None)
+
+    def requests_in_pass(self) -> list[Any]:
+        """Whose tokens the forward pass that runs now reads, in their order."""
+        batch = self._manager.batch_processor
+        return batch.inputs_and_outputs.requests_in_batch if batch else []
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
-        return await asyncio.to_thread(score, self.model, ids, likeliest)
+        def work() -> list[Scored]:
+            with self.shelf.whole_pass(adapter) if self.shelf else nullcontext():
+                return score(self.model, ids, likeliest)
+
+        return await asyncio.to_thread(work)
 
     async def generate(
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
     ) -> AsyncGenerator[Token, None]:
+        with self.shelf.lease(adapter) if self.shelf else nullcontext(BASE) as lora:
+            async with aclosing(self._generate(ids, max_new_tokens, sampling, lora)) as tokens:
+                async for token in tokens:
+                    yield token
+
+    async def _generate(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, lora: int
+    ) -> AsyncGenerator[Token, None]:
         number = next(self._numbers)
-        name = f"request-{number}"
+        name = request_id(number, lora)
         slot = self._sampler.slots[number] = new_slot(sampling)
         arrivals: asyncio.Queue[Any] = asyncio.Queue()
         self._manager.register_result_handler(name, arrivals.put_nowait)

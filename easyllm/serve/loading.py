@@ -10,6 +10,8 @@ from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype, load_model
 from easyllm.core.progress import note
+from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters import open_shelf
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
@@ -17,10 +19,11 @@ from easyllm.serve.limits import Limits
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 
-def load(directory: Path, limits: Limits) -> Loaded:
-    """Tokenizer, weights, engine, and a warm-up that proves the engine against plain ``generate()``.
+def load(directory: Path, limits: Limits, adapters: AdapterSettings | None = None) -> Loaded:
+    """Tokenizer, weights, engine, adapters, and a warm-up that proves the engine against plain ``generate()``.
 
-    Raises UserError SERVE-002 to SERVE-004 and StageFailed where the engine cannot run this architecture.
+    Raises UserError SERVE-002 to SERVE-004, for adapters SERVE-050 to SERVE-058, and StageFailed where the engine
+    cannot run this architecture.
     """
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
@@ -30,12 +33,14 @@ def load(directory: Path, limits: Limits) -> Loaded:
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
     engine = ContinuousBatching(model, ends, limits)
+    prompts = warm_up_prompts(tokenizer, limits)
     try:
-        require_same_words(engine, model, warm_up_prompts(tokenizer, limits), ends)
+        require_same_words(engine, model, prompts, ends)
+        shelf = open_shelf(engine, adapters, tokenizer, ends, prompts) if adapters and adapters.wanted else None
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise
-    return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given))
+    return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given), shelf)
 
 
 def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -13,12 +13,11 @@ from starlette.routing import Route
 from easyllm.serve.bodies import ChatBody, CompletionBody, OpenAIBody
 from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
 from easyllm.serve.desk import Desk
+from easyllm.serve.model_names import adapter_of_model, model_cards
 from easyllm.serve.refusals import Refused, invalid, openai_body
 from easyllm.serve.scoring import choice
 from easyllm.serve.sse import event
 
-ALIASES = ("tgi", "dummy")
-"""What clients of text-generation-inference call the one model that is there."""
 FINISH = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 
 
@@ -38,36 +37,34 @@ class OpenAIRoutes:
         self.desk = desk
         self.started = int(time.time())
 
-    def card(self) -> dict[str, Any]:
-        return {"id": self.desk.about.name, "object": "model", "created": self.started, "owned_by": "easyllm"}
-
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self.card()]})
+        return JSONResponse({"object": "list", "data": model_cards(self.desk, self.started)})
 
     async def one_model(self, request: Request) -> Response:
-        self.require_model(request.path_params["name"])
-        return JSONResponse(self.card())
+        adapter = adapter_of_model(self.desk, request.path_params["name"])
+        wanted = adapter or self.desk.about.name
+        return JSONResponse(next(card for card in model_cards(self.desk, self.started) if card["id"] == wanted))
 
     async def chat(self, request: Request) -> Response:
         body = await self.desk.read(request, ChatBody)
-        self.require_model(body.model)
+        adapter = adapter_of_model(self.desk, body.model)
         if body.max_tokens and body.max_completion_tokens:
             raise invalid("set `max_tokens` or `max_completion_tokens`, not both", "max_tokens")
         ids = self.desk.prompt_of_messages(body.messages)
-        ask = self.ask(body, ids, body.max_completion_tokens or body.max_tokens)
-        return await self.reply(body, ask, ChatWords(self.desk.about.name), request)
+        ask = self.ask(body, ids, body.max_completion_tokens or body.max_tokens, adapter=adapter)
+        return await self.reply(body, ask, ChatWords(adapter or self.desk.about.name), request)
 
     async def completions(self, request: Request) -> Response:
         body = await self.desk.read(request, CompletionBody)
-        self.require_model(body.model)
+        adapter = adapter_of_model(self.desk, body.model)
         self.require_own_ends(body)
         if isinstance(body.prompt, str):
             ids = self.desk.prompt_of_text(body.prompt)
         else:
             ids = self.desk.prompt_of_ids(flat(body.prompt))
         # OpenAI's default of 16 new tokens: a completion has no turn end to stop at.
-        ask = self.ask(body, ids, body.max_tokens, default=16)
-        words = CompletionWords(self.desk.about.name, body, ids)
+        ask = self.ask(body, ids, body.max_tokens, default=16, adapter=adapter)
+        words = CompletionWords(adapter or self.desk.about.name, body, ids)
         if body.echo or body.logprobs:
             return await self.scored(body, ask, words, request)
         return await self.reply(body, ask, words, request)
@@ -98,17 +95,6 @@ class OpenAIRoutes:
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         return await self.desk.stream(ask, lambda pieces: words.stream(pieces, ask, with_usage), request)
 
-    def require_model(self, name: str | None) -> None:
-        """No name means the one model there is; a wrong one is never answered by another model."""
-        about = self.desk.about
-        if name is not None and name not in (about.name, *ALIASES):
-            raise Refused(
-                404,
-                f"The model `{name}` does not exist; this server has `{about.name}`",
-                "model",
-                "model_not_found",
-            )
-
     def require_own_ends(self, body: CompletionBody) -> None:
         """An answer ends where the model's answers end; a request may say so, and may not say otherwise."""
         own = set(self.desk.model.ends)
@@ -117,7 +103,10 @@ class OpenAIRoutes:
             field = "stop_token_ids" if body.stop_token_ids else "ignore_eos"
             raise invalid(f"`{field}`: this server ends an answer at the token ids {sorted(own)} and no others", field)
 
-    def ask(self, body: OpenAIBody, ids: list[int], asked: int | None, default: int | None = None) -> Ask:
+    def ask(
+        self, body: OpenAIBody, ids: list[int], asked: int | None, default: int | None = None,
+        adapter: str | None = None,
+    ) -> Ask:  # fmt: skip
         """The checked request. Absent sampling settings are those of the model's generation_config."""
         given = self.desk.model.default
         sampling = Sampling(
@@ -126,7 +115,7 @@ class OpenAIRoutes:
             given.top_k if body.top_k is None else body.top_k,
             body.seed,
         )
-        return Ask(ids, self.desk.room(ids, asked, default), sampling, body.stops())
+        return Ask(ids, self.desk.room(ids, asked, default), sampling, body.stops(), adapter=adapter)
 
 
 def flat(ids: list[int] | list[list[int]]) -> list[int]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.serve.adapter_inputs import adapter_bytes, settings_of
+from easyllm.serve.adapter_settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
 
@@ -29,11 +31,15 @@ def plan(job: Job[ServeConfig]) -> Plan:
     cache = 0 if remote else cache_bytes(limits, config, FP32_BYTES)
     if cache:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
+    adapters = adapter_bytes(job)
+    if job.config.adapters or job.config.admin:
+        figures["adapters"] = ", ".join(job.config.adapters) or "-"
+        figures["adapters in memory (MB)"] = round(adapters / 1e6, 1)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
-        commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
+        commands = [shlex.join(server_command(path, served_name(job), job.config, limits, settings_of(job)))]
     weights = path.joinpath("model.safetensors") if path and not remote else None
-    memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
+    memory = cache + adapters + (weights.stat().st_size if weights and weights.is_file() else 0)
     return Plan(figures, commands, [engine_decision(job.config), why], disk_bytes=1_000_000, memory_bytes=memory)
 
 
@@ -49,7 +55,9 @@ def served_name(job: Job[ServeConfig]) -> str:
     return job.config.name or job.recipe
 
 
-def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None) -> list[str]:
+def server_command(
+    model: Path, name: str, config: ServeConfig, limits: Limits, adapters: AdapterSettings, port: int | None = None
+) -> list[str]:
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     command = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
@@ -63,4 +71,4 @@ def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, 
         command += ["--remote", str(config.remote)]
         if config.remote_key_variable:
             command += ["--remote-key-variable", config.remote_key_variable]
-    return command
+    return [*command, *adapter_flags(adapters)]

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve import address
+from easyllm.serve.adapter_settings import AdapterSettings, adapters_of, add_adapter_arguments
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
 from easyllm.serve.desk import About, Desk
@@ -37,6 +38,7 @@ class Settings:
     drain_seconds: int
     remote: Remote | None = None
     """Where the remote engine is; None makes the embedded one."""
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
 
 
 class Loader(threading.Thread):
@@ -75,7 +77,7 @@ def load(settings: Settings) -> Loaded:
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
     from easyllm.serve import loading
 
-    return loading.load(settings.model, settings.limits)
+    return loading.load(settings.model, settings.limits, settings.adapters)
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -90,7 +92,7 @@ def serve(settings: Settings, greet: bool) -> None:
     desk = Desk(about(settings))
     server = Server(
         uvicorn.Config(
-            build_app(desk), log_level="warning", access_log=False, lifespan="off",
+            build_app(desk, settings.adapters), log_level="warning", access_log=False, lifespan="off",
             timeout_graceful_shutdown=settings.drain_seconds,
         )
     )  # fmt: skip
@@ -134,7 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent()
     limits = Limits(given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests)
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
-    settings = Settings(given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote)
+    settings = Settings(
+        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, adapters_of(given)
+    )
     try:
         serve(settings, greet=not given.die_with_parent)
     except (UserError, StageFailed) as error:
@@ -153,6 +157,7 @@ def parse(arguments: list[str] | None) -> Any:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--remote", help="base address, ending in /v1, of the server that has the weights")
     parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
+    add_adapter_arguments(parser)
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 

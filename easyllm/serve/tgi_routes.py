@@ -12,6 +12,7 @@ from easyllm import __version__
 from easyllm.serve.bodies import MOST_STOPS, TgiBody, TgiParameters
 from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
 from easyllm.serve.desk import Desk
+from easyllm.serve.model_names import adapter_of_id
 from easyllm.serve.refusals import Refused, tgi_body
 from easyllm.serve.sse import event
 
@@ -131,7 +132,9 @@ class TgiRoutes:
     def ask(self, body: TgiBody, settings: TgiParameters) -> Ask:
         ids = self.prompt(body, settings)
         room = self.desk.room(ids, settings.max_new_tokens, DEFAULT_NEW_TOKENS)
-        return Ask(ids, room, sampling_of(settings), tuple(settings.stop or ()), keep_stop=True)
+        adapter = adapter_of_id(self.desk, settings.adapter_id)
+        stops = tuple(settings.stop or ())
+        return Ask(ids, room, sampling_of(settings), stops, keep_stop=True, adapter=adapter)
 
 
 def sampling_of(settings: TgiParameters) -> Sampling:
