@@ -26,7 +26,7 @@ def train_adapter(base: Path, out: Path, family: str = "llama", seed: int = 1, s
 
 
 def alone(base: Path, adapter: Path | None, prompts: list[list[int]], tokens: int, ends: list[int]) -> list[Any]:
-    """(answer, log-probabilities of its tokens) of plain ``generate()`` to each prompt: PEFT with this adapter alone."""
+    """(answer, log-probabilities of its tokens) of plain ``generate()`` to each prompt: PEFT with one adapter alone."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -13,6 +13,7 @@ from easyllm.core.errors import failed
 from easyllm.serve.adapter_layers import BASE, request_id
 from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
 from easyllm.serve.limits import PAGE_TOKENS, Limits
+from easyllm.serve.one_pass import one_pass_at_a_time
 from easyllm.serve.sampling import PerRequestSampler, install, new_slot
 from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
@@ -43,6 +44,7 @@ class ContinuousBatching:
             self._manager = model.init_continuous_batching(greedy, settings)
         except ValueError as error:  # an attention kind it does not know
             raise failed("SERVE-012", stage="serve", reason=error) from error
+        one_pass_at_a_time(model)
         self.model = model
         self._sampler = PerRequestSampler()
         install(self._manager, self._sampler)
