@@ -5,7 +5,6 @@ tokens are whose; every linear layer then adds ``scale * up(down(x))`` to the to
 """
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +78,6 @@ class AdapterLayers:
         self._in_batch = in_batch
         self._now = _Pass()
         self._numbers: frozenset[int] = frozenset()
-        self._told_apart: weakref.ref[Any] | None = None
         head = model.get_output_embeddings()  # sees the last token of each request only
         self.modules: dict[str, Any] = {
             path: module
@@ -123,7 +121,6 @@ class AdapterLayers:
         """The engine's passes alone have logits_indices (transformers' model_runner.py)."""
         if "logits_indices" not in named:
             return
-        self._tell_apart(named["cache"])
         tokens = int(named["input_ids"].shape[1])
         self._now.rows, self._now.tokens = self._rows(tokens, named["input_ids"].device), tokens
 
@@ -142,12 +139,6 @@ class AdapterLayers:
             if number in self._numbers
         }
 
-    def _tell_apart(self, cache: Any) -> None:
-        """Once for each cache that the engine makes, before the first of its pages is complete."""
-        if self._told_apart is None or self._told_apart() is not cache:
-            tell_apart(cache)
-            self._told_apart = weakref.ref(cache)
-
 
 def request_id(number: int, adapter: int) -> str:
     """The engine's name of a request: it carries the adapter, which so holds as long as any trace of the request."""
@@ -159,26 +150,10 @@ def number_of(request: str) -> int:
     return int(request.partition("/")[2] or BASE)
 
 
-def tell_apart(cache: Any) -> None:
-    """Pages of the key-value cache are shared between requests of the same adapter only.
-
-    transformers 5.23 shares pages whose tokens are equal (cache.py, search_prefix_match and mark_complete_blocks),
-    and equal tokens have other keys and values under another adapter. Its hashes get salted tokens to read.
-    """
-    search = cache.search_prefix_match
-    cache.search_prefix_match = lambda request, ids: search(request, salted(ids, number_of(request)))
-    for allocator in cache.cache_allocators.values():
-        allocator.mark_complete_blocks = _marking(allocator.mark_complete_blocks)
-
-
-def _marking(mark: Callable[[str, list[int], int], None]) -> Callable[[str, list[int], int], None]:
-    return lambda request, ids, complete: mark(request, salted(ids, number_of(request)), complete)
-
-
 def salted(ids: list[int], number: int) -> list[int]:
-    """Ids that equal those of the same tokens and the same adapter only; a page has many more than two.
+    """Ids that equal those of the same tokens and the same adapter only.
 
-    They are hashed as 32-bit integers, so the number is spread over the first two.
+    transformers hashes whole pages of them as 32-bit integers, so the number is spread over the first two.
     """
     if number == BASE or len(ids) < 2:
         return ids

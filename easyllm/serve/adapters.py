@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,6 @@ class Held:
     card: AdapterCard
     ready: bool = False
     """Whether it has been proven, and may be asked for."""
-    users: int = 0
-    """Requests that it answers now."""
-    idle: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Shelf:
@@ -67,34 +65,45 @@ class Shelf:
         self._held: dict[str, Held] = {}
         self._last_number = BASE
         self._changing = threading.Lock()
+        self._users: Counter[int] = Counter()
+        """By number, the requests that it answers now."""
+        self._idle = threading.Condition()
+        """Guards which adapters there are, and who uses them."""
 
     def cards(self) -> list[AdapterCard]:
         """Those that can be asked for, by name."""
         return [held.card for _, held in sorted(self._held.items()) if held.ready]
 
-    @contextmanager
-    def lease(self, name: str | None) -> Iterator[int]:
-        """The number of an adapter, which stays where it is until the block ends. EngineFailed 404 where it is gone."""
+    def take(self, name: str | None) -> int:
+        """The number of an adapter, which stays where it is until it is given back. EngineFailed 404 where it is gone.
+
+        None is the base.
+        """
         if name is None:
-            yield BASE
-            return
-        held = self._held.get(name)
-        if held is None:
-            raise EngineFailed(f"The model `{name}` does not exist any more", NOT_FOUND)
-        with held.idle:
-            held.users += 1
-        try:
-            yield held.number
-        finally:
-            with held.idle:
-                held.users -= 1
-                held.idle.notify_all()
+            return BASE
+        with self._idle:
+            held = self._held.get(name)
+            if held is None:
+                raise EngineFailed(f"The model `{name}` does not exist any more", NOT_FOUND)
+            self._users[held.number] += 1
+        return held.number
+
+    def give_back(self, number: int) -> None:
+        """The request that took it has ended."""
+        if number != BASE:
+            with self._idle:
+                self._users[number] -= 1
+                self._idle.notify_all()
 
     @contextmanager
     def whole_pass(self, name: str | None) -> Iterator[None]:
         """Forward passes of this thread that are not the engine's are of this adapter."""
-        with self.lease(name) as number, self._layers.whole_pass(number):
-            yield
+        number = self.take(name)
+        try:
+            with self._layers.whole_pass(number):
+                yield
+        finally:
+            self.give_back(number)
 
     def load(self, name: str, path: Path, key: str = "lora_path") -> AdapterCard:
         """The adapter in ``path``, proven: it fits, it changes answers, and the engine says what generate() says.
@@ -125,12 +134,14 @@ class Shelf:
         Raises UserError SERVE-055 where there is no adapter of that name.
         """
         with self._changing:
-            held = self._held.pop(name, None)
-            if held is None:
+            if name not in self._held:
                 raise refuse("SERVE-055", stage="serve", key="lora_name", name=name, reason=say("adapter_unknown"))
-            waited = held.users
-        with held.idle:
-            held.idle.wait_for(lambda: not held.users)
+            with self._idle:
+                held = self._held.pop(name)
+                waited = self._users[held.number]
+        with self._idle:
+            self._idle.wait_for(lambda: not self._users[held.number])
+            del self._users[held.number]
         self._layers.drop(held.number)
         note(say("serve_adapter_unloaded", name=name))
         return waited

@@ -13,8 +13,9 @@ from easyllm.core.progress import note
 from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.adapters import open_shelf
 from easyllm.serve.answering import ModelVoice
-from easyllm.serve.contract import Loaded
+from easyllm.serve.contract import Engine, Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
+from easyllm.serve.grammar import Grammars, knows
 from easyllm.serve.limits import Limits
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
@@ -32,10 +33,15 @@ def load(directory: Path, limits: Limits, adapters: AdapterSettings | None = Non
     name = str(dtype).removeprefix("torch.")
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
-    engine = ContinuousBatching(model, ends, limits)
     prompts = warm_up_prompts(tokenizer, limits)
-    try:
+
+    def prove(engine: Engine) -> None:
         require_same_words(engine, model, prompts, ends)
+
+    words = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], ends) if knows(tokenizer) else None
+    engine = ContinuousBatching(model, ends, limits, words, prove=prove)
+    try:
+        prove(engine)
         shelf = open_shelf(engine, adapters, tokenizer, ends, prompts) if adapters and adapters.wanted else None
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive

@@ -13,7 +13,7 @@ import pytest
 from trained_adapters import alone, train_adapter
 
 from easyllm.serve import address
-from easyllm.serve.adapter_layers import AdapterLayers, number_of, request_id, salted, tell_apart
+from easyllm.serve.adapter_layers import number_of, request_id, salted
 from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.contract import EngineFailed, Sampling, Token
 from easyllm.serve.limits import Limits
@@ -271,16 +271,3 @@ def test_a_request_carries_its_adapter_and_pages_are_told_apart_by_it() -> None:
     seen = {tuple(salted(ids, number)) for number in (0, 1, 2, 2046, 2047, 2048, 4094, 1_000_000)}
     assert len(seen) == 8
     assert max(max(each) for each in seen) < 2**31  # they are hashed as 32-bit integers
-
-
-def test_transformers_still_shares_pages_by_their_tokens_alone() -> None:
-    """When this fails upstream has learned of adapters, and ``tell_apart`` may go."""
-    import inspect
-
-    from transformers.generation.continuous_batching.cache import PagedAttentionCache
-
-    assert list(inspect.signature(PagedAttentionCache.search_prefix_match).parameters) == [
-        "self", "request_id", "prompt_ids"
-    ]  # fmt: skip
-    assert callable(tell_apart)
-    assert AdapterLayers.__doc__
