@@ -93,7 +93,8 @@ class Place:
 def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes]]:
     """(dotted field, value, Takes) of every set field that points at something, nested sections and lists of them too.
 
-    In a list that holds sections beside references, the references alone are the list's own value.
+    In a list that holds sections beside references, the references alone are the list's own value. In a mapping of
+    names to references each is a field of its own.
     """
     found = []
     for name, info in type(section).model_fields.items():
@@ -105,7 +106,9 @@ def annotated(section: Section, parents: str = "") -> list[tuple[str, Any, Takes
                 found += annotated(entry, f"{parents}{name}.{index}.") if isinstance(entry, Section) else []
             value = [entry for entry in value if not isinstance(entry, Section)]
         for mark in info.metadata:
-            if isinstance(mark, Takes) and value not in (None, [], ()):
+            if isinstance(mark, Takes) and isinstance(value, dict):
+                found += [(f"{parents}{name}.{key}", entry, mark) for key, entry in value.items()]
+            elif isinstance(mark, Takes) and value not in (None, [], ()):
                 found.append((parents + name, value, mark))
     return found
 

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from easyllm.serve import invocations, openai_routes, page_routes, tgi_routes
+from easyllm.serve import admin_routes, invocations, openai_routes, page_routes, tgi_routes
+from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
 from easyllm.serve.guard import AccountKeeper, Guard
@@ -20,11 +21,12 @@ from easyllm.serve.sse import ClientGone
 CLIENT_CLOSED_REQUEST = 499
 
 
-def build_app(desk: Desk) -> Starlette:
+def build_app(desk: Desk, adapters: AdapterSettings | None = None) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
+    admin = admin_routes.routes(desk, adapters) if adapters and adapters.admin else []
     routes = [
-        *openai_routes.routes(desk), *tgi_routes.routes(desk), *invocations.routes(desk), metrics_route(desk),
-        *document_routes(),
+        *openai_routes.routes(desk), *admin, *tgi_routes.routes(desk), *invocations.routes(desk),
+        metrics_route(desk), *document_routes(),
     ]  # fmt: skip
     return Starlette(
         routes=[*routes, *page_routes.routes()],

@@ -9,6 +9,7 @@ from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
 from easyllm.serve.access import access_of, access_problems
+from easyllm.serve.adapter_inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import limit_problems, model_positions, read_json
 from easyllm.serve.precision import precision_problems
@@ -21,6 +22,7 @@ def check(job: Job[ServeConfig]) -> list[Problem]:
     found += precision_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
+    found += adapter_problems(job, directory)
     if directory is None or not directory.is_dir():
         return found + limit_problems(job.config, None)
     found += limit_problems(job.config, model_positions(read_json(directory / "config.json")))

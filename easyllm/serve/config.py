@@ -8,6 +8,8 @@ from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
 from easyllm.serve.kubernetes_config import KubernetesConfig
 
+AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
 
 class ServeConfig(Section):
     """Serve one model over HTTP; in a pipeline, rehearse that and ask it the prompts of ``ask``."""
@@ -65,3 +67,16 @@ class ServeConfig(Section):
     """Engine embedded: what it computes in; auto: float32 on a CPU, on a GPU bfloat16 where it is native."""
     prefix_cache: bool | None = None
     """Engine embedded: read prompts that begin alike once; unset: in float32, where no answer changes by it."""
+
+    adapters: Annotated[dict[AdapterName, str], Takes("artifact", "adapter", foreign=True)] = Field(default={})
+    """LoRA adapters of the model by the name that requests ask for: each a stage, or the directory of one (PEFT's)."""
+    max_adapters: Annotated[int, Field(ge=1)] = 8
+    """Adapters held at once."""
+    max_adapter_rank: Annotated[int, Field(ge=1)] = 256
+    """Largest rank of an adapter."""
+    max_adapters_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    """Memory of all adapters together, in 10^9 bytes; they are kept in fp32."""
+    admin: bool = False
+    """Let adapters be loaded and unloaded over HTTP: POST /v1/load_lora_adapter and /v1/unload_lora_adapter."""
+    adapters_dir: Annotated[str, Field(min_length=1)] | None = None
+    """With admin: absolute path of the only folder that adapters are loaded from at run time."""

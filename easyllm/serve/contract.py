@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from easyllm.core.errors import StageFailed
@@ -94,6 +95,35 @@ class Abilities:
     """``Engine.score``."""
     adapters: bool = False
     """``adapter`` of ``generate`` and ``score``."""
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """A LoRA adapter that can be asked for."""
+
+    name: str
+    root: str
+    """Where it came from."""
+    digest: str | None = None
+    """Of its manifest, where it has one."""
+    created: int = 0
+    """Unix time at which it was loaded."""
+
+
+class Adapters(Protocol):
+    """The adapters of an engine; which there are may change at any time."""
+
+    def cards(self) -> list[AdapterCard]:
+        """Those that can be asked for."""
+        ...
+
+    def load(self, name: str, path: Path) -> AdapterCard:
+        """Add the one in ``path``, beside running requests. Raises UserError or StageFailed where it does not fit."""
+        ...
+
+    def unload(self, name: str) -> int:
+        """Take it away when the requests that use it have ended. Raises UserError where there is none."""
+        ...
 
 
 class Engine(Protocol):
@@ -189,3 +219,5 @@ class Loaded:
     device: str | None
     default: Sampling
     """What generation_config.json says of sampling; the OpenAI routes use it where a request says nothing."""
+    adapters: Adapters | None = None
+    """Where its engine answers with adapters too: which. None: the base model alone."""

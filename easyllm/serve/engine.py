@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -14,13 +14,18 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from easyllm.core.errors import StageFailed, failed
 from easyllm.core.messages import say
 from easyllm.core.progress import note
+from easyllm.serve.adapter_layers import BASE, request_id
 from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
 from easyllm.serve.grammar import Follower, Grammars
 from easyllm.serve.limits import PAGE_TOKENS, Limits
+from easyllm.serve.one_pass import one_pass_at_a_time
 from easyllm.serve.sampling import PerRequestSampler, Slot, install, new_slot
 from easyllm.serve.scheduling import NAME, held_blocks, share_within
 from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
+
+if TYPE_CHECKING:
+    from easyllm.serve.adapters import Shelf
 
 PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
@@ -54,15 +59,14 @@ class ContinuousBatching:
         self._vocabulary_size = int(model.get_output_embeddings().weight.shape[0])
         self._sampler = PerRequestSampler()
         self._numbers = itertools.count()
-        self._salts: dict[str, int] = {}
-        """Of running requests with an adapter, by their name: those of one salt share cached keys and values."""
-        self._adapter_salts: dict[str, int] = {}
-        self._next_salt = itertools.count(1)
+        self.shelf: Shelf | None = None
+        """Its adapters, where it has any."""
         self._open: dict[int, Callable[[], None]] = {}
         """Of every running request: what tells it that the worker has died."""
         self._trouble: str | None = None
         self._crashes: list[float] = []
         self._stopped = False
+        one_pass_at_a_time(model)
         self._manager = self._new_manager()
         threading.Thread(target=self._watch, name="watch-engine", daemon=True).start()
 
@@ -87,7 +91,7 @@ class ContinuousBatching:
             manager.batch_processor = manager._create_batch_processor()  # as its warmup() does: the cache is needed now
         except ValueError as error:  # an attention kind it does not know
             raise failed("SERVE-012", stage="serve", reason=error) from error
-        share_within(manager.batch_processor.cache, self._salts, self._vocabulary_size)
+        share_within(manager.batch_processor.cache)
         manager.start()
         return manager
 
@@ -102,7 +106,15 @@ class ContinuousBatching:
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities(penalties=True, likeliest=True, grammar=self.grammars is not None, score=True)
+        return Abilities(
+            penalties=True, likeliest=True, grammar=self.grammars is not None, score=True,
+            adapters=self.shelf is not None,
+        )  # fmt: skip
+
+    def requests_in_pass(self) -> list[Any]:
+        """Whose tokens the forward pass that runs now reads, in their order."""
+        batch = self._manager.batch_processor
+        return batch.inputs_and_outputs.requests_in_batch if batch else []
 
     @property
     def prefix_cache(self) -> bool:
@@ -116,7 +128,11 @@ class ContinuousBatching:
         return held_blocks(processor.cache) if processor else 0
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
-        return await asyncio.to_thread(score, self.model, ids, likeliest)
+        def work() -> list[Scored]:
+            with self.shelf.whole_pass(adapter) if self.shelf else contextlib.nullcontext():
+                return score(self.model, ids, likeliest)
+
+        return await asyncio.to_thread(work)
 
     async def generate(
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
@@ -124,13 +140,13 @@ class ContinuousBatching:
         self._require_known(sampling)
         slot = new_slot(sampling, ids, await self._follower(sampling))
         number = next(self._numbers)
-        name = f"request-{number}"
+        lora = self.shelf.take(adapter) if self.shelf else BASE
+        name = request_id(number, lora)
         manager, arrivals = self._manager, asyncio.Queue[Any]()
         self._sampler.slots[number] = slot
-        self._open[number] = _teller(arrivals)
-        if adapter:
-            self._salts[name] = self._salt(adapter)
-        manager.register_result_handler(name, arrivals.put_nowait)
+        self._open[number] = tell = _teller(arrivals)
+        # Not put_nowait itself: a batch's news are all given in one of its requests' event loops, whosever that is.
+        manager.register_result_handler(name, tell)
         finished, given = False, 0
         try:
             accepted = manager.add_request(
@@ -148,13 +164,8 @@ class ContinuousBatching:
                     given += 1
         finally:
             self._forget(manager, name, number, finished)
-
-    def _salt(self, adapter: str) -> int:
-        return self._adapter_salts.setdefault(adapter, next(self._next_salt))
-
-    def forget_adapter(self, adapter: str) -> None:
-        """Never again use what was cached under ``adapter``: other weights may come under the same name."""
-        self._adapter_salts.pop(adapter, None)
+            if self.shelf:
+                self.shelf.give_back(lora)
 
     def _require_known(self, sampling: Sampling) -> None:
         """An id beyond the vocabulary would end the worker, and with it everybody's answer."""
@@ -177,7 +188,6 @@ class ContinuousBatching:
             router.result_handlers.pop(name, None)
         self._sampler.slots.pop(number, None)
         self._open.pop(number, None)
-        self._salts.pop(name, None)
 
     @property
     def running(self) -> int:
@@ -227,13 +237,13 @@ class ContinuousBatching:
         return not self._stopped and len(self._crashes) <= MOST_CRASHES
 
 
-def _teller(arrivals: "asyncio.Queue[Any]") -> Callable[[], None]:
-    """Puts None, the news of the worker's death, into ``arrivals`` from any thread."""
+def _teller(arrivals: "asyncio.Queue[Any]") -> Callable[..., None]:
+    """Puts what it is told into ``arrivals`` from any thread; None is the news of the worker's death."""
     loop = asyncio.get_running_loop()
 
-    def tell() -> None:
+    def tell(output: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # whoever asked has closed his event loop
-            loop.call_soon_threadsafe(arrivals.put_nowait, None)
+            loop.call_soon_threadsafe(arrivals.put_nowait, output)
 
     return tell
 

@@ -11,6 +11,8 @@ from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.models import load_model
 from easyllm.core.progress import note
+from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters import open_shelf
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Engine, Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
@@ -21,10 +23,14 @@ from easyllm.serve.precision import decide_dtype, decide_prefix_cache, told
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 
-def load(directory: Path, limits: Limits, asked: str = "auto", prefix_cache: bool | None = None) -> Loaded:
-    """Tokenizer, weights, engine, and a warm-up that proves the engine against plain ``generate()``.
+def load(
+    directory: Path, limits: Limits, asked: str = "auto", prefix_cache: bool | None = None,
+    adapters: AdapterSettings | None = None,
+) -> Loaded:  # fmt: skip
+    """Tokenizer, weights, engine, adapters, and a warm-up that proves the engine against plain ``generate()``.
 
-    Raises UserError SERVE-002 to SERVE-004 and SERVE-044, StageFailed where the engine cannot run this architecture.
+    Raises UserError SERVE-002 to SERVE-004, of memory SERVE-044, for adapters SERVE-050 to SERVE-058, and StageFailed
+    where the engine cannot run this architecture.
     """
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
@@ -48,10 +54,11 @@ def load(directory: Path, limits: Limits, asked: str = "auto", prefix_cache: boo
     note(told(Decision("prefix cache", engine.prefix_cache, why_share)))
     try:
         prove(engine)
+        shelf = open_shelf(engine, adapters, tokenizer, ends, prompts) if adapters and adapters.wanted else None
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise
-    return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given))
+    return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given), shelf)
 
 
 def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -8,6 +8,8 @@ from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.serve.access import access_flags, access_of
+from easyllm.serve.adapter_inputs import adapter_bytes, settings_of
+from easyllm.serve.adapter_settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
 from easyllm.serve.precision import bytes_per_value
@@ -30,11 +32,15 @@ def plan(job: Job[ServeConfig]) -> Plan:
     cache = 0 if remote else cache_bytes(limits, config, bytes_per_value(job.config))
     if cache:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
+    adapters = adapter_bytes(job)
+    if job.config.adapters or job.config.admin:
+        figures["adapters"] = ", ".join(job.config.adapters) or "-"
+        figures["adapters in memory (MB)"] = round(adapters / 1e6, 1)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
-        commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
+        commands = [shlex.join(server_command(path, served_name(job), job.config, limits, settings_of(job)))]
     weights = path.joinpath("model.safetensors") if path and not remote else None
-    memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
+    memory = cache + adapters + (weights.stat().st_size if weights and weights.is_file() else 0)
     decisions = [engine_decision(job.config), why, *kubernetes_decision(job.config)]
     return Plan(figures, commands, decisions, disk_bytes=1_000_000, memory_bytes=memory)
 
@@ -57,7 +63,9 @@ def served_name(job: Job[ServeConfig]) -> str:
     return job.config.name or job.recipe
 
 
-def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None) -> list[str]:
+def server_command(
+    model: Path, name: str, config: ServeConfig, limits: Limits, adapters: AdapterSettings, port: int | None = None
+) -> list[str]:
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     command = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
@@ -76,7 +84,7 @@ def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, 
     command += ["--max-queued-requests", str(limits.queued_requests)]
     if port is None:  # a server of our own on loopback, asked by us alone, needs no door
         command += access_flags(access_of(config))
-    return command
+    return [*command, *adapter_flags(adapters)]
 
 
 def embedded_flags(config: ServeConfig) -> list[str]:

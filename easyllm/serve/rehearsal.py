@@ -14,6 +14,7 @@ from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.progress import note
+from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.clients import ask_all
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.engine import greedy_reference
@@ -45,7 +46,7 @@ class Rehearsal:
         return found
 
 
-def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
+def rehearse(model: Path, name: str, config: ServeConfig, adapters: AdapterSettings | None = None) -> Rehearsal:
     """Ask the prompts of ``config.ask`` through every door of a server started for it.
 
     Raises UserError where the model may not be served and StageFailed where two answers differ.
@@ -58,7 +59,7 @@ def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
     if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
         references, decision = reference_answers(model, tokenizer, ends, questions, config.dtype)
         decisions, exact = [decision], decision.value == "float32"
-    with running_server(model, name, config) as server:
+    with running_server(model, name, config, adapters) as server:
         answers = ask_all(server.url, name, questions) if questions else []
         seconds = server.seconds_to_healthy
     told = [

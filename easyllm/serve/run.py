@@ -7,6 +7,7 @@ from easyllm.core.errors import UserError
 from easyllm.core.models import local_model, local_tokenizer
 from easyllm.core.stage import Job, Result
 from easyllm.serve.access import access_of
+from easyllm.serve.adapter_inputs import adapter_problems, settings_of
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
@@ -19,7 +20,7 @@ def run(job: Job[ServeConfig]) -> Result:
     from easyllm.serve.rehearsal import rehearse
 
     model = servable(job)
-    found = rehearse(model, served_name(job), job.config)
+    found = rehearse(model, served_name(job), job.config, settings_of(job))
     metrics = found.metrics()
     document = {"model": served_name(job), "metrics": metrics, "answers": found.answers}
     (job.out / "served.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -39,7 +40,7 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
     settings = Settings(
         model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, access_of(config),
-        dtype=config.dtype, prefix_cache=config.prefix_cache,
+        dtype=config.dtype, prefix_cache=config.prefix_cache, adapters=settings_of(job),
     )  # fmt: skip
     serve(settings, greet=True)
 
@@ -52,7 +53,7 @@ def servable(job: Job[ServeConfig]) -> Path:
     fetch = local_tokenizer if job.config.engine == "remote" else local_model
     model = fetch(job.inputs["model"], job.cache_dir, "serve")
     problems = limit_problems(job.config, model_positions(read_json(model / "config.json")))
-    problems += model_problems(model)
+    problems += model_problems(model) + adapter_problems(job, model)
     if problems:
         raise UserError(*problems)
     return model

@@ -1,10 +1,11 @@
 """Which requests share the next forward pass, and which of them may share what is in the key-value cache."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers.generation.continuous_batching import scheduler as upstream
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+
+from easyllm.serve.adapter_layers import BASE, number_of, salted
 
 NAME = "easyllm"
 PATIENCE = 4
@@ -72,28 +73,24 @@ def held_blocks(cache: Any) -> int:
     )
 
 
-def share_within(cache: Any, salts: Mapping[str, int], vocabulary_size: int) -> None:
-    """Let requests share cached keys and values only where their salts, by request id, are the same.
+def share_within(cache: Any) -> None:
+    """Let requests share cached keys and values only where their adapters, which their ids carry, are the same.
 
     Keys and values depend on the weights, so two adapters must never share them. transformers 5.23 knows blocks
     by a hash of their token ids alone (cache.py, search_prefix_match and mark_complete_blocks): here the ids are
-    moved by the salt before they are hashed. A test fails when those methods are not asked any more.
+    moved by the adapter before they are hashed. A test fails when those methods are not asked any more.
     """
-
-    def moved(request_id: str, ids: list[int]) -> list[int]:
-        salt = salts.get(request_id, 0)
-        return [number + salt * vocabulary_size for number in ids] if salt else ids
-
     search, mark = cache.search_prefix_match, cache.mark_complete_blocks
 
     def search_prefix_match(request_id: str, prompt_ids: list[int]) -> int:
-        return int(search(request_id, moved(request_id, prompt_ids)))
+        return int(search(request_id, salted(prompt_ids, number_of(request_id))))
 
     def mark_complete_blocks(state: RequestState, complete_blocks: dict[str, int]) -> None:
-        if not salts.get(state.request_id, 0):
+        adapter = number_of(state.request_id)
+        if adapter == BASE:
             mark(state, complete_blocks)
         elif complete_blocks and state.status != RequestStatus.FINISHED:
-            ids = moved(state.request_id, state.initial_tokens + state.generated_tokens)
+            ids = salted(state.initial_tokens + state.generated_tokens, adapter)
             for name, count in complete_blocks.items():
                 cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
 

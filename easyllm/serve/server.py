@@ -20,6 +20,7 @@ from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve import address
 from easyllm.serve.access import Access, access_given, access_problems, add_access_arguments
+from easyllm.serve.adapter_settings import AdapterSettings, adapters_of, add_adapter_arguments
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
 from easyllm.serve.desk import About, Desk
@@ -45,6 +46,7 @@ class Settings:
     """Who may ask."""
     dtype: str = "auto"
     prefix_cache: bool | None = None
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
 
 
 class Loader(threading.Thread):
@@ -83,7 +85,9 @@ def load(settings: Settings) -> Loaded:
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
     from easyllm.serve import loading
 
-    return loading.load(settings.model, settings.limits, settings.dtype, settings.prefix_cache)
+    return loading.load(
+        settings.model, settings.limits, settings.dtype, settings.prefix_cache, settings.adapters
+    )  # fmt: skip
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -98,7 +102,7 @@ def serve(settings: Settings, greet: bool) -> None:
     listening = address.listen(settings.host, settings.port)
     server = DrainingServer(
         uvicorn.Config(
-            build_app(desk), log_level="warning", access_log=False, lifespan="off",
+            build_app(desk, settings.adapters), log_level="warning", access_log=False, lifespan="off",
             timeout_graceful_shutdown=CUT_SECONDS,
         ),
         desk, settings.drain_seconds, rereading(desk),
@@ -172,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
     settings = Settings(
         given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, access_given(given),
-        dtype=given.dtype, prefix_cache=given.prefix_cache,
+        dtype=given.dtype, prefix_cache=given.prefix_cache, adapters=adapters_of(given),
     )  # fmt: skip
     try:
         serve(settings, greet=not given.die_with_parent)
@@ -196,6 +200,7 @@ def parse(arguments: list[str] | None) -> Any:
     add_access_arguments(parser)
     parser.add_argument("--dtype", default="auto", help="what the embedded engine computes in, such as float32")
     parser.add_argument("--prefix-cache", action=argparse.BooleanOptionalAction, help="read common beginnings once")
+    add_adapter_arguments(parser)
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 
