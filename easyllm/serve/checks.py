@@ -9,12 +9,14 @@ from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.gguf import gguf_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
 
 
 def check(job: Job[ServeConfig]) -> list[Problem]:
     """Every problem that can be seen in the recipe and in the model's own JSON files."""
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
+    found += gguf_problems(job)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
     if directory is None or not directory.is_dir():
@@ -37,7 +39,7 @@ def port_problems(host: str, port: int) -> list[Problem]:
 
 def remote_problems(config: ServeConfig) -> list[Problem]:
     """SERVE-030 to SERVE-033. Whether the server answers is asked when it is needed: it may start later than we."""
-    if config.engine == "embedded":
+    if config.engine != "remote":
         unused = [name for name in ("remote", "remote_key_variable") if getattr(config, name) is not None]
         return [problem("SERVE-032", stage="serve", key=f"serve.{name}", name=name) for name in unused]
     found = []

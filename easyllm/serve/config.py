@@ -13,8 +13,9 @@ class ServeConfig(Section):
 
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage's artifact, a directory, a .gguf file, hf:org/name or package:NAME."""
-    engine: Literal["embedded", "remote"] = "embedded"
-    """Who generates: this process with transformers, or a server such as vLLM that stands behind our API."""
+    engine: Literal["embedded", "llama.cpp", "remote"] = "embedded"
+    """Who generates: this process with transformers or, from a GGUF file on CPUs, with llama.cpp; or a server such as
+    vLLM that stands behind our API."""
     remote: str | None = None
     """Engine remote: base address of an OpenAI-compatible server of the same model, such as http://vllm:8000/v1."""
     remote_key_variable: Annotated[str, Field(min_length=1)] | None = None
@@ -37,3 +38,7 @@ class ServeConfig(Section):
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""
+
+    gguf: Annotated[str | None, Takes("model", "exports")] = None
+    """Engine llama.cpp: the .gguf file, or an export or folder that has one. Tokenizer, template and end tokens stay
+    those of ``model``. Unset: ``model`` is the .gguf file itself."""

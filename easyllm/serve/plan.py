@@ -8,6 +8,7 @@ from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.gguf import ENGINE, gguf_files, llama_decision
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
 
 FP32_BYTES = 4
@@ -31,17 +32,29 @@ def plan(job: Job[ServeConfig]) -> Plan:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
-        commands = [shlex.join(server_command(path, served_name(job), job.config, limits))]
+        commands = [shlex.join(server_command(path, served_name(job), job.config, limits, gguf=known_gguf(job)))]
     weights = path.joinpath("model.safetensors") if path and not remote else None
+    if job.config.engine == ENGINE:
+        weights = known_gguf(job)
     memory = cache + (weights.stat().st_size if weights and weights.is_file() else 0)
-    return Plan(figures, commands, [engine_decision(job.config), why], disk_bytes=1_000_000, memory_bytes=memory)
+    return Plan(figures, commands, [engine_decision(job), why], disk_bytes=1_000_000, memory_bytes=memory)
 
 
-def engine_decision(config: ServeConfig) -> Decision:
+def engine_decision(job: Job[ServeConfig]) -> Decision:
     """Which engine answers, and where it is."""
+    config = job.config
+    if config.engine == ENGINE:
+        return llama_decision(known_gguf(job))
     if config.engine == "remote":
         return Decision("engine", config.engine, say("why_engine_remote", url=config.remote))
     return Decision("engine", config.engine, say("why_engine_embedded"))
+
+
+def known_gguf(job: Job[ServeConfig]) -> Path | None:
+    """The file of the engine llama.cpp, where it is there already."""
+    given = job.inputs.get("gguf") or job.inputs.get("model")
+    files = gguf_files(given) if given and job.config.engine == ENGINE else []
+    return files[0] if files else None
 
 
 def served_name(job: Job[ServeConfig]) -> str:
@@ -49,7 +62,9 @@ def served_name(job: Job[ServeConfig]) -> str:
     return job.config.name or job.recipe
 
 
-def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None) -> list[str]:
+def server_command(
+    model: Path, name: str, config: ServeConfig, limits: Limits, port: int | None = None, gguf: Path | None = None
+) -> list[str]:
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     command = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
@@ -63,4 +78,6 @@ def server_command(model: Path, name: str, config: ServeConfig, limits: Limits, 
         command += ["--remote", str(config.remote)]
         if config.remote_key_variable:
             command += ["--remote-key-variable", config.remote_key_variable]
+    if gguf:
+        command += ["--gguf", str(gguf)]
     return command

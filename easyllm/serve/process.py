@@ -11,12 +11,12 @@ from easyllm.serve.plan import server_command
 
 
 @contextmanager
-def running_server(model: Path, name: str, config: ServeConfig) -> Iterator[Running]:
+def running_server(model: Path, name: str, config: ServeConfig, gguf: Path | None = None) -> Iterator[Running]:
     """A server of ``model``, stopped at the end of the block.
 
     What it says goes to our stderr. Raises StageFailed when it dies or cannot be stopped cleanly.
     """
     limits, _ = choose_limits(config, model_positions(read_json(model / "config.json")))
-    command = [*server_command(model, name, config, limits, port=0), "--die-with-parent"]
+    command = [*server_command(model, name, config, limits, port=0, gguf=gguf), "--die-with-parent"]
     with running(command, config.drain_seconds) as server:
         yield server

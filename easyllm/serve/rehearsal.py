@@ -45,7 +45,7 @@ class Rehearsal:
         return found
 
 
-def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
+def rehearse(model: Path, name: str, config: ServeConfig, gguf: Path | None = None) -> Rehearsal:
     """Ask the prompts of ``config.ask`` through every door of a server started for it.
 
     Raises UserError where the model may not be served and StageFailed where two answers differ.
@@ -58,7 +58,7 @@ def rehearse(model: Path, name: str, config: ServeConfig) -> Rehearsal:
     if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
         references, decision = reference_answers(model, tokenizer, ends, questions)
         decisions, exact = [decision], decision.value == "float32"
-    with running_server(model, name, config) as server:
+    with running_server(model, name, config, gguf) as server:
         answers = ask_all(server.url, name, questions) if questions else []
         seconds = server.seconds_to_healthy
     told = [

@@ -37,6 +37,8 @@ class Settings:
     drain_seconds: int
     remote: Remote | None = None
     """Where the remote engine is; None makes the embedded one."""
+    gguf: Path | None = None
+    """What the engine llama.cpp runs; None makes another one."""
 
 
 class Loader(threading.Thread):
@@ -73,6 +75,10 @@ def load(settings: Settings) -> Loaded:
         from easyllm.serve.remote import load_remote
 
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
+    if settings.gguf:
+        from easyllm.serve.llama_loading import load_llama
+
+        return load_llama(settings.model, settings.gguf, settings.limits)
     from easyllm.serve import loading
 
     return loading.load(settings.model, settings.limits)
@@ -134,7 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent()
     limits = Limits(given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests)
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
-    settings = Settings(given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote)
+    settings = Settings(
+        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, given.gguf
+    )
     try:
         serve(settings, greet=not given.die_with_parent)
     except (UserError, StageFailed) as error:
@@ -153,6 +161,7 @@ def parse(arguments: list[str] | None) -> Any:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--remote", help="base address, ending in /v1, of the server that has the weights")
     parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
+    parser.add_argument("--gguf", type=Path, help="GGUF file of the model, which llama.cpp is to run")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 
