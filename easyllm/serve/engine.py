@@ -1,58 +1,114 @@
 """Token ids in, token ids out: the engine, and the plain ``generate()`` it is held against."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncGenerator
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from easyllm.core.errors import failed
+from easyllm.core.errors import StageFailed, failed
+from easyllm.core.messages import say
+from easyllm.core.progress import note
 from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
+from easyllm.serve.grammar import Follower, Grammars
 from easyllm.serve.limits import PAGE_TOKENS, Limits
-from easyllm.serve.sampling import PerRequestSampler, install, new_slot
+from easyllm.serve.sampling import PerRequestSampler, Slot, install, new_slot
+from easyllm.serve.scheduling import NAME, held_blocks, share_within
 from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
 
 PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
+MOST_CRASHES, WITHIN_SECONDS = 3, 600
+"""A worker that dies more often than this in so short a time is not started again."""
+UNPROCESSABLE, UNAVAILABLE = 422, 503
 
 
 class ContinuousBatching:
-    """transformers' ContinuousBatchingManager: all running requests share each forward pass."""
+    """transformers' ContinuousBatchingManager: all running requests share each forward pass.
 
-    def __init__(self, model: Any, ends: list[int], limits: Limits) -> None:
+    When its worker dies, the requests under way fail, a new worker is made of the same weights, and ``prove``
+    says whether it may answer again.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ends: list[int],
+        limits: Limits,
+        grammars: Grammars | None = None,
+        prefix_cache: bool = True,
+        prove: Callable[[Engine], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.grammars = grammars
+        self._ends = ends
+        self._limits = limits
+        self._prefix_cache = prefix_cache
+        self._prove = prove
+        self._vocabulary_size = int(model.get_output_embeddings().weight.shape[0])
+        self._sampler = PerRequestSampler()
+        self._numbers = itertools.count()
+        self._salts: dict[str, int] = {}
+        """Of running requests with an adapter, by their name: those of one salt share cached keys and values."""
+        self._adapter_salts: dict[str, int] = {}
+        self._next_salt = itertools.count(1)
+        self._open: dict[int, Callable[[], None]] = {}
+        """Of every running request: what tells it that the worker has died."""
+        self._trouble: str | None = None
+        self._crashes: list[float] = []
+        self._stopped = False
+        self._manager = self._new_manager()
+        threading.Thread(target=self._watch, name="watch-engine", daemon=True).start()
+
+    def _new_manager(self) -> Any:
+        limits = self._limits
         settings = ContinuousBatchingConfig(
             page_size=PAGE_TOKENS,
             num_blocks=limits.cache_blocks,
             max_batch_tokens=PREFILL_TOKENS,
             max_requests_per_batch=limits.concurrent_requests,
             safety_margin=0.0,  # the cache holds every request that is let in, so none has to wait for room
+            scheduler_type=NAME,
+            allow_block_sharing=self._prefix_cache,
             use_cuda_graph=False,  # the sampler below is Python that a captured graph would skip
             use_async_batching=False,
         )
         # The end tokens come with each request; -1 keeps the manager from warning that there are none.
         greedy = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=limits.total_tokens)
         try:
-            self._manager = model.init_continuous_batching(greedy, settings)
+            manager = self.model.init_continuous_batching(greedy, settings)
+            install(manager, self._sampler)
+            manager.batch_processor = manager._create_batch_processor()  # as its warmup() does: the cache is needed now
         except ValueError as error:  # an attention kind it does not know
             raise failed("SERVE-012", stage="serve", reason=error) from error
-        self.model = model
-        self._sampler = PerRequestSampler()
-        install(self._manager, self._sampler)
-        self._ends = ends
-        self._numbers = itertools.count()
-        self._manager.start()
+        share_within(manager.batch_processor.cache, self._salts, self._vocabulary_size)
+        manager.start()
+        return manager
 
     @property
     def trouble(self) -> str | None:
-        alive = self._manager.is_running() and self._manager.background_thread_status.fatal_error is None
-        return None if alive else "the engine has died; restart the server"
+        return self._trouble
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities(score=True)
+        return Abilities(penalties=True, likeliest=True, grammar=self.grammars is not None, score=True)
+
+    @property
+    def prefix_cache(self) -> bool:
+        """Whether prompts that begin alike are read once; some kinds of attention cannot share what was read."""
+        return bool(self._manager.batch_processor.cache.use_prefix_sharing)
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks of PAGE_TOKENS tokens that running requests hold in the key-value cache."""
+        processor = self._manager.batch_processor
+        return held_blocks(processor.cache) if processor else 0
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
         return await asyncio.to_thread(score, self.model, ids, likeliest)
@@ -60,38 +116,63 @@ class ContinuousBatching:
     async def generate(
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
     ) -> AsyncGenerator[Token, None]:
+        self._require_known(sampling)
+        slot = new_slot(sampling, ids, await self._follower(sampling))
         number = next(self._numbers)
         name = f"request-{number}"
-        slot = self._sampler.slots[number] = new_slot(sampling)
-        arrivals: asyncio.Queue[Any] = asyncio.Queue()
-        self._manager.register_result_handler(name, arrivals.put_nowait)
+        manager, arrivals = self._manager, asyncio.Queue[Any]()
+        self._sampler.slots[number] = slot
+        self._open[number] = _teller(arrivals)
+        if adapter:
+            self._salts[name] = self._salt(adapter)
+        manager.register_result_handler(name, arrivals.put_nowait)
         finished, given = False, 0
         try:
-            accepted = self._manager.add_request(
+            accepted = manager.add_request(
                 ids, request_id=name, max_new_tokens=max_new_tokens, streaming=True,
                 eos_token_id=self._ends, slot=number,
             )  # fmt: skip
             if accepted is None:
-                raise EngineFailed("the engine takes no more requests")
+                raise EngineFailed(self._trouble or say("engine_stopping"), UNAVAILABLE)
             while not finished:
                 output = await arrivals.get()
-                if output.error is not None:
-                    finished = True
-                    raise EngineFailed(output.error)
+                _raise_failure(output, slot)
                 finished = output.is_finished()
-                for token in output.generated_tokens[given:]:
-                    yield Token(int(token), slot.logprobs[given])
+                for _ in output.generated_tokens[given:]:
+                    yield slot.tokens[given]
                     given += 1
         finally:
-            self._forget(name, number, finished)
+            self._forget(manager, name, number, finished)
 
-    def _forget(self, name: str, number: int, finished: bool) -> None:
+    def _salt(self, adapter: str) -> int:
+        return self._adapter_salts.setdefault(adapter, next(self._next_salt))
+
+    def forget_adapter(self, adapter: str) -> None:
+        """Never again use what was cached under ``adapter``: other weights may come under the same name."""
+        self._adapter_salts.pop(adapter, None)
+
+    def _require_known(self, sampling: Sampling) -> None:
+        """An id beyond the vocabulary would end the worker, and with it everybody's answer."""
+        for token, _ in sampling.logit_bias:
+            if not 0 <= token < self._vocabulary_size:
+                known = self._vocabulary_size - 1
+                raise EngineFailed(f"`logit_bias` has the token id {token}; the last one is {known}", UNPROCESSABLE)
+
+    async def _follower(self, sampling: Sampling) -> Follower | None:
+        if sampling.grammar is None:
+            return None
+        assert self.grammars is not None, "the routes ask for no grammar where abilities.grammar is False"
+        return await asyncio.to_thread(self.grammars.compile, sampling.grammar)
+
+    def _forget(self, manager: Any, name: str, number: int, finished: bool) -> None:
         if not finished:
-            self._manager.cancel_request(name)
-        router = self._manager.output_router
+            manager.cancel_request(name)
+        router = manager.output_router
         with router._lock:  # a cancelled request never finishes, so its handler would stay for ever
             router.result_handlers.pop(name, None)
         self._sampler.slots.pop(number, None)
+        self._open.pop(number, None)
+        self._salts.pop(name, None)
 
     @property
     def running(self) -> int:
@@ -99,7 +180,65 @@ class ContinuousBatching:
         return len(self._sampler.slots)
 
     def stop(self) -> None:
+        self._stopped = True
         self._manager.stop(block=True, timeout=30, hard_stop=True)
+
+    def _watch(self) -> None:
+        """Wait for the worker's end; one that was not asked for is a crash, after which a new worker begins."""
+        while True:
+            thread = self._manager._generation_thread
+            if thread:
+                thread.join()
+            if self._stopped or not self._begin_again():
+                return
+
+    def _begin_again(self) -> bool:
+        """Whether there is a worker again that answers as it should."""
+        reason = str(self._manager.background_thread_status.fatal_error)
+        self._trouble = say("engine_restarting", reason=reason)
+        for tell in list(self._open.values()):
+            tell()
+        while self._may_try(time.monotonic()):
+            note(say("serve_engine_restarting", reason=reason))
+            self._manager.stop(block=True)  # frees the dead worker's cache before another is made
+            try:
+                self._manager = self._new_manager()
+                if self._prove:
+                    self._prove(self)
+            except StageFailed as error:
+                reason = str(error)
+                continue
+            self._trouble = None
+            note(say("serve_engine_again"))
+            return True
+        self._trouble = say("engine_gave_up", crashes=MOST_CRASHES, seconds=WITHIN_SECONDS, reason=reason)
+        note(self._trouble)
+        return False
+
+    def _may_try(self, now: float) -> bool:
+        self._crashes = [when for when in self._crashes if now - when < WITHIN_SECONDS] + [now]
+        return not self._stopped and len(self._crashes) <= MOST_CRASHES
+
+
+def _teller(arrivals: "asyncio.Queue[Any]") -> Callable[[], None]:
+    """Puts None, the news of the worker's death, into ``arrivals`` from any thread."""
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # whoever asked has closed his event loop
+            loop.call_soon_threadsafe(arrivals.put_nowait, None)
+
+    return tell
+
+
+def _raise_failure(output: Any, slot: Slot) -> None:
+    """EngineFailed where ``output``, None after the worker's death, says that there will be no more tokens."""
+    if output is None:
+        raise EngineFailed(say("engine_lost_request"))
+    if output.error is not None:
+        raise EngineFailed(f"{say('engine_lost_request')} ({output.error})")
+    if slot.failure is not None:
+        raise EngineFailed(say("engine_lost_grammar", reason=slot.failure))
 
 
 def greedy_reference(model: Any, ids: list[int], max_new_tokens: int, ends: list[int]) -> list[int]:

@@ -11,8 +11,9 @@ from easyllm.core.messages import say
 from easyllm.core.models import choose_dtype, load_model
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
-from easyllm.serve.contract import Loaded
+from easyllm.serve.contract import Engine, Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
+from easyllm.serve.grammar import Grammars, knows
 from easyllm.serve.limits import Limits
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
@@ -29,9 +30,15 @@ def load(directory: Path, limits: Limits) -> Loaded:
     name = str(dtype).removeprefix("torch.")
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
-    engine = ContinuousBatching(model, ends, limits)
+    prompts = warm_up_prompts(tokenizer, limits)
+
+    def prove(engine: Engine) -> None:
+        require_same_words(engine, model, prompts, ends)
+
+    words = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], ends) if knows(tokenizer) else None
+    engine = ContinuousBatching(model, ends, limits, words, prove=prove)
     try:
-        require_same_words(engine, model, warm_up_prompts(tokenizer, limits), ends)
+        prove(engine)
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise

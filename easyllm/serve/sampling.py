@@ -1,16 +1,19 @@
 """Choosing the next token for each request by that request's own settings, inside one shared batch."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy
 import torch
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
 
-from easyllm.serve.contract import Sampling
+from easyllm.serve.contract import Sampling, Token
+from easyllm.serve.grammar import Follower
 
 
 @dataclass
@@ -19,49 +22,146 @@ class Slot:
 
     sampling: Sampling
     generator: torch.Generator
-    logprobs: list[float] = field(default_factory=list)
-    """Of each token chosen so far, under the model's own distribution (before temperature and cuts)."""
+    prompt: frozenset[int] = frozenset()
+    follower: Follower | None = None
+    """Where the answer is in its grammar."""
+    tokens: list[Token] = field(default_factory=list)
+    """The answer so far. Log-probabilities are the model's own: before temperature, penalties and cuts."""
+    counts: Counter[int] = field(default_factory=Counter)
+    """How often the answer has each token."""
+    failure: str | None = None
+    """Why no more tokens can be chosen."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the likeliest token as the model has it: such rows are done all at once."""
+        asked = self.sampling
+        return asked.temperature == 0 and not self.follower and not bends(asked)
+
+    def take(self, token: Token) -> None:
+        self.tokens.append(token)
+        self.counts[token.id] += 1
 
 
-def new_slot(sampling: Sampling) -> Slot:
+def new_slot(sampling: Sampling, prompt: list[int] | None = None, follower: Follower | None = None) -> Slot:
     generator = torch.Generator()
     if sampling.seed is None:
         generator.seed()
     else:
         generator.manual_seed(sampling.seed)
-    return Slot(sampling, generator)
+    return Slot(sampling, generator, frozenset(prompt or ()), follower)
+
+
+def bends(asked: Sampling) -> bool:
+    """Whether any logit is changed before the choice."""
+    penalties = asked.frequency_penalty or asked.presence_penalty or asked.repetition_penalty != 1.0
+    return bool(penalties or asked.logit_bias)
 
 
 def choose(logits: torch.Tensor, slot: Slot) -> int:
-    """The next token id from ``logits`` [vocabulary]; its log-probability is added to the slot."""
+    """The next token id from ``logits`` [vocabulary]; it is added to the slot with its log-probability."""
     logits = logits.float().cpu()
-    settings = slot.sampling
-    if settings.temperature == 0:
-        token = int(logits.argmax())
-    else:
-        kept = cut(logits / settings.temperature, settings.top_k, settings.top_p)
-        # An exponential race picks token i with probability p_i, from this request's own generator.
-        race = torch.empty_like(kept).exponential_(generator=slot.generator)
-        token = int((kept.softmax(-1) / race).argmax())
-    slot.logprobs.append(float(logits[token] - logits.logsumexp(-1)))
+    token = pick(logits, slot)
+    slot.take(tell(logits[None], torch.tensor([token]), [slot.sampling.likeliest])[0])
+    if slot.follower and not slot.failure:
+        slot.follower.take(token)
+        slot.failure = slot.follower.trouble
     return token
 
 
-def cut(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """``logits`` with everything outside top_k and top_p at -inf. The likeliest token always stays."""
-    if 0 < top_k < logits.numel():
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -math.inf)
-    if top_p < 1.0:
-        ordered, order = logits.sort(descending=True)
-        probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        ordered = ordered.masked_fill((before >= top_p) & (before > 0), -math.inf)
-        logits = torch.full_like(logits, -math.inf).scatter(0, order, ordered)
+def pick(logits: torch.Tensor, slot: Slot) -> int:
+    """The next token id from ``logits`` [vocabulary]: penalties, grammar, temperature and cuts, then chance."""
+    asked = slot.sampling
+    bent = bend(logits, slot) if bends(asked) else logits
+    if slot.follower:
+        allowed = bits(slot.follower.allowed(), bent.numel())
+        slot.failure = slot.follower.trouble
+        if not slot.failure:
+            bent = bent.masked_fill(~allowed, -math.inf)
+    if asked.temperature == 0:
+        return int(bent.argmax())
+    ids, kept = survivors(bent / asked.temperature, asked)
+    if not len(ids):  # a broken model's logits are no numbers; that must not end its neighbours' answers too
+        return int(bent.argmax())
+    # An exponential race picks token i with probability p_i, from this request's own generator. Every token draws,
+    # so that one more or less at the edge of a cut does not change what the others drew.
+    race = torch.empty_like(bent).exponential_(generator=slot.generator)
+    return int(ids[(kept.softmax(-1) / race[ids]).argmax()])
+
+
+def bend(logits: torch.Tensor, slot: Slot) -> torch.Tensor:
+    """``logits`` [vocabulary] with logit_bias added and what was said before penalised."""
+    asked = slot.sampling
+    logits = logits.clone()
+    for token, bias in asked.logit_bias:
+        logits[token] += bias
+    if asked.repetition_penalty != 1.0:
+        said = torch.tensor(sorted(slot.prompt | slot.counts.keys()), dtype=torch.long)
+        values = logits[said]
+        logits[said] = torch.where(values < 0, values * asked.repetition_penalty, values / asked.repetition_penalty)
+    if slot.counts and (asked.frequency_penalty or asked.presence_penalty):
+        answered = torch.tensor(list(slot.counts), dtype=torch.long)
+        times = torch.tensor(list(slot.counts.values()), dtype=logits.dtype)
+        logits[answered] -= times * asked.frequency_penalty + asked.presence_penalty
     return logits
 
 
+def bits(mask: bytes, count: int) -> torch.Tensor:
+    """The first ``count`` bits of ``mask`` as booleans; what it has no bit for is False."""
+    flags = numpy.unpackbits(numpy.frombuffer(mask, numpy.uint8), bitorder="little")[:count].astype(bool)
+    return torch.nn.functional.pad(torch.from_numpy(flags), (0, count - len(flags)))
+
+
+def survivors(logits: torch.Tensor, asked: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, logits) that top_k, top_p, min_p and typical_p leave, each cut seeing what the one before left.
+
+    Order and edges are those of transformers' warpers: the likeliest (or most typical) token always stays, and
+    tokens as likely as the last one of top_k stay with it.
+    """
+    floor = logits.topk(asked.top_k).values[-1] if 0 < asked.top_k < logits.numel() else -math.inf
+    ids = ((logits >= floor) & (logits > -math.inf)).nonzero()[:, 0]
+    kept = logits[ids]
+    if not len(ids):
+        return ids, kept
+    if asked.top_p < 1.0:
+        kept, order = kept.sort(descending=True, stable=True)
+        probabilities = kept.softmax(-1)
+        within = probabilities.cumsum(-1) - probabilities < asked.top_p
+        within[0] = True
+        ids, kept = ids[order][within], kept[within]
+    if asked.min_p > 0.0:
+        likely = kept >= kept.max() + math.log(asked.min_p)
+        ids, kept = ids[likely], kept[likely]
+    if asked.typical_p < 1.0:
+        typical = most_typical(kept, asked.typical_p)
+        ids, kept = ids[typical], kept[typical]
+    return ids, kept
+
+
+def most_typical(logits: torch.Tensor, mass: float) -> torch.Tensor:
+    """Which tokens belong to the smallest set that is most typical and reaches ``mass`` (arXiv:2202.00666)."""
+    logprobs = logits.log_softmax(-1)
+    probabilities = logprobs.exp()
+    surprise = (logprobs + (-probabilities * logprobs).sum()).abs()
+    ordered, order = surprise.sort()
+    last = int((probabilities[order].cumsum(-1) < mass).sum().clamp(max=len(order) - 1))
+    return surprise <= ordered[last]
+
+
+def tell(logits: torch.Tensor, chosen: torch.Tensor, likeliest: list[int]) -> list[Token]:
+    """The ``chosen`` token of each row of ``logits`` [rows, vocabulary], and so many likeliest ones beside it."""
+    total = logits.logsumexp(-1, keepdim=True)
+    own = (logits.gather(-1, chosen[:, None]) - total)[:, 0].tolist()
+    best: list[tuple[tuple[int, float], ...]] = [()] * len(own)
+    if any(likeliest):
+        top = logits.topk(min(max(likeliest), logits.shape[-1]), dim=-1)
+        rows = zip(top.indices.tolist(), (top.values - total).tolist(), likeliest, strict=True)
+        best = [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in rows]
+    return [Token(*each) for each in zip(chosen.tolist(), own, best, strict=True)]
+
+
 class PerRequestSampler(ContinuousBatchingLogitsProcessor):
-    """Leaves one finite score a row, that of the chosen token, so that the manager's argmax takes it.
+    """Makes the chosen token of each row its highest score, so that the manager's argmax takes it.
 
     The manager's own processors know temperature, top_k and top_p per request, but neither a mix of greedy
     and sampled requests in one batch nor a seed per request.
@@ -82,13 +182,26 @@ class PerRequestSampler(ContinuousBatchingLogitsProcessor):
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """``scores`` [rows, vocabulary]; ``tensor_arg`` holds each row's slot number."""
-        for row, number in enumerate(tensor_arg[: scores.shape[0]].tolist()):
-            slot = self.slots.get(number)
-            if slot:  # a cancelled request's last row has none any more
-                token = choose(scores[row], slot)
-                scores[row] = -math.inf
-                scores[row, token] = 0.0
+        numbers = tensor_arg[: scores.shape[0]].tolist()
+        # A cancelled request's last row has no slot any more.
+        rows = [(row, slot) for row, number in enumerate(numbers) if (slot := self.slots.get(number))]
+        plain = [(row, slot) for row, slot in rows if slot.plain]
+        if plain:
+            self._take_likeliest(scores, plain)
+        odd = [(row, slot) for row, slot in rows if not slot.plain]
+        if odd:
+            copies = scores[[row for row, _ in odd]].float().cpu()  # one transfer, not one for each row
+            for (row, slot), logits in zip(odd, copies, strict=True):
+                scores[row, choose(logits, slot)] = math.inf
         return scores
+
+    def _take_likeliest(self, scores: torch.Tensor, plain: list[tuple[int, Slot]]) -> None:
+        """The greedy rows in one go; the manager's argmax finds the same tokens in scores left as they are."""
+        alone = len(plain) == scores.shape[0]
+        logits = scores if alone else scores[[row for row, _ in plain]]
+        told = tell(logits.float(), logits.argmax(-1), [slot.sampling.likeliest for _, slot in plain])
+        for (_, slot), token in zip(plain, told, strict=True):
+            slot.take(token)
 
 
 def install(manager: Any, sampler: PerRequestSampler) -> None:

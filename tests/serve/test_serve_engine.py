@@ -14,7 +14,7 @@ from easyllm.serve.contract import Sampling, Token
 from easyllm.serve.engine import ContinuousBatching, greedy_reference, greedy_tokens, require_same_words
 from easyllm.serve.limits import Limits
 from easyllm.serve.loading import load_weights
-from easyllm.serve.sampling import choose, cut, new_slot
+from easyllm.serve.sampling import new_slot, pick
 
 
 async def collect(engine: Any, ids: list[int], count: int, sampling: Sampling) -> list[Token]:
@@ -87,17 +87,10 @@ def test_a_dropped_request_leaves_the_engine_at_once(served: Any, prompts: list[
 def test_sampled_tokens_follow_the_distribution() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     slot = new_slot(Sampling(temperature=0.8, seed=0))
-    counts = Counter(choose(logits, slot) for _ in range(20_000))
+    counts = Counter(pick(logits, slot) for _ in range(4000))
     wanted = (logits / 0.8).softmax(-1)
     for token, probability in enumerate(wanted.tolist()):
-        assert counts[token] / 20_000 == pytest.approx(probability, abs=0.012)
-
-
-def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    kept = [torch.isfinite(cut(logits, 0, p)).sum().item() for p in (0.01, 0.5, 0.6, 0.8001, 0.95001, 1.0)]
-    assert kept == [1, 1, 2, 3, 4, 4]
-    assert torch.isfinite(cut(logits, 2, 1.0)).tolist() == [True, True, False, False]
+        assert counts[token] / 4000 == pytest.approx(probability, abs=0.03)
 
 
 def test_a_model_that_the_engine_reads_otherwise_than_generate_is_not_served(
