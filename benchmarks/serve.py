@@ -4,7 +4,8 @@
 
 DIR is SmolLM2-135M-Instruct as transformers saves it (a run of any recipe leaves it in its cache folder); the other is
 a folder with what transformers serve needs and easyllm does not: ``pip install --target DIR --no-deps fastapi
-annotated-doc opentelemetry-api importlib-metadata zipp``. fp32, one thread. Every contender is a server process of its own, all are up at once, and one at a time is asked:
+annotated-doc opentelemetry-api importlib-metadata zipp``. fp32, one thread. Every contender is a server process of its
+own, all are up at once, and one at a time is asked:
 
 * easyllm serve, the embedded engine;
 * transformers serve --continuous-batching, the peer that the ratios are to;

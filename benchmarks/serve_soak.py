@@ -40,7 +40,7 @@ GIVEN_UP, BAD = 0.2, 0.1
 OK, OVERLOADED = 200, 429
 REFUSALS = (400, 404, 413, 422)
 ANSWERED, REFUSED, BUSY, LEFT = "answered whole", "bad input refused", "refused with 429", "given up by the client"
-WORDS = "the sea and the ship go to 灯塔的光 慢慢熄灭 船离开港口 1 2 3 \n".split(" ")
+WORDS = ["the", "sea", "and", "the", "ship", "go", "to", "灯塔的光", "慢慢熄灭", "船离开港口", "1", "2", "3", "\n"]
 
 
 @dataclass(frozen=True)
