@@ -45,7 +45,7 @@ from easyllm.serve.address import free_port
 
 PEER = "transformers serve --continuous-batching"
 TOTAL_TOKENS, MOST_STREAMS, QUESTIONS = 512, 8, 2
-START_SECONDS = 300
+START_SECONDS = 1200
 TOPICS = (
     "how a lighthouse works", "the history of the bicycle", "why the sea is salty", "how bread is baked",
     "what a compiler does", "how bees find flowers", "the rules of chess", "how rivers shape the land",
@@ -61,6 +61,15 @@ class Contender:
     model: str
     """What it calls the model."""
     process: psutil.Process
+    log: Path
+
+    def wait(self) -> None:
+        """Until it can be asked."""
+        end = time.monotonic() + START_SECONDS
+        while not healthy(self.url):
+            if self.process.status() == psutil.STATUS_ZOMBIE or time.monotonic() > end:
+                raise SystemExit(f"{self.name} did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.2)
 
     def cpu_seconds(self) -> float:
         members = [self.process, *self.process.children(recursive=True)]
@@ -98,6 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         contenders = list(started(options.model.absolute(), Path(work), options.skip, stack))
         for contender in contenders:
+            contender.wait()
             asyncio.run(ask_all(contender, ["Say hello."], 8))  # reads the weights and builds what is built once
         found = measured(contenders, streams, options)
         memory = {contender.name: contender.resident() for contender in contenders}
@@ -106,7 +116,7 @@ def main() -> None:
 
 
 def started(model: Path, work: Path, skip: list[str], stack: ExitStack) -> Iterator[Contender]:
-    """The contenders, each up when it is given."""
+    """The contenders; they load side by side."""
     server = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", "bench", "--port", "0",
         "--max-total-tokens", str(TOTAL_TOKENS), "--max-input-tokens", str(TOTAL_TOKENS - 1),
@@ -150,7 +160,7 @@ def in_gguf(model: Path, work: Path) -> Path:
 
 @contextmanager
 def running(name: str, command: list[str], model: str, work: Path, url: str = "") -> Iterator[Contender]:
-    """The server of ``command``, up; without ``url`` its first line on stdout says where."""
+    """The server of ``command``, which is on its way; without ``url`` its first line on stdout says where."""
     log = work / f"{len(list(work.iterdir()))}.log"
     environment = ENVIRONMENT | {"HF_HUB_OFFLINE": "1", "MKL_NUM_THREADS": "1"}
     with log.open("w") as errors:
@@ -158,12 +168,7 @@ def running(name: str, command: list[str], model: str, work: Path, url: str = ""
     try:
         assert process.stdout is not None
         url = url or process.stdout.readline().strip()
-        end = time.monotonic() + START_SECONDS
-        while not healthy(url):
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"{name} did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.2)
-        yield Contender(name, url, model, psutil.Process(process.pid))
+        yield Contender(name, url, model, psutil.Process(process.pid), log)
     finally:
         process.terminate()
         try:

@@ -32,7 +32,7 @@ def gguf_problems(job: Job[ServeConfig]) -> list[Problem]:
         names = ", ".join(str(file) for file in files) or "-"
         found.append(problem("SERVE-063", stage="serve", key="serve.gguf", ref=given.ref, found=names))
     made_of = given.manifest.inputs.get("model") if given.manifest else None
-    if made_of and model and model.digest and made_of["digest"] != model.digest:
+    if made_of and model and model.manifest and made_of["digest"] != model.manifest.digest:
         found.append(problem("SERVE-064", stage="serve", key="serve.gguf", ref=given.ref, model=model.ref))
     return found
 

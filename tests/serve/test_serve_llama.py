@@ -12,12 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
+from easyllm.core.artifact import Manifest
 from easyllm.core.chat import load_tokenizer
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.stage import Job
 from easyllm.serve import address, checks, plan, run
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Grammar, Sampling, Token
+from easyllm.serve.folder import folder_job
+from easyllm.serve.gguf import chosen_gguf, gguf_problems
 from easyllm.serve.limits import Limits
 
 MakeJob = Callable[..., Job[ServeConfig]]
@@ -272,6 +275,30 @@ def test_the_check_says_which_file_is_missing_or_too_many(
     assert codes(serve_job(serve_model, gguf=str(folder))) == ["SERVE-062"]
     monkeypatch.setattr("easyllm.serve.gguf.find_spec", lambda name: None)
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder / "one.gguf"))) == ["SERVE-060"]
+
+
+def test_an_export_of_another_model_is_refused(serve_job: MakeJob, tmp_path: Path) -> None:
+    model, export = tmp_path / "model", tmp_path / "export"
+    for folder, kind, inputs in ((model, "model", {}), (export, "exports", {"model": {"digest": "other"}})):
+        folder.mkdir()
+        manifest = Manifest(kind, "s", "r", "f", "mine", {}, inputs, [], {}, 1)
+        (folder / "manifest.json").write_text(manifest.as_json(), "utf-8")
+    (export / "gguf").mkdir()
+    (export / "gguf" / "r-q8_0.gguf").touch()
+    job = serve_job(model, engine="llama.cpp", gguf=str(export))
+    assert [entry.code for entry in gguf_problems(job)] == ["SERVE-064"]
+    text = (export / "manifest.json").read_text("utf-8").replace('"other"', '"mine"')
+    (export / "manifest.json").write_text(text, "utf-8")
+    assert gguf_problems(serve_job(model, engine="llama.cpp", gguf=str(export))) == []
+
+
+def test_a_folder_is_served_from_a_file_given_on_the_command_line(
+    serve_model: Path, gguf: Callable[[str], Path]
+) -> None:
+    asked = ["serve.engine=llama.cpp", f"serve.gguf={gguf('f32')}", f"serve.port={address.free_port()}"]
+    assert chosen_gguf(folder_job(serve_model, asked)) == gguf("f32")
+    with pytest.raises(UserError, match="SERVE-061"):
+        folder_job(serve_model, asked[::2])
 
 
 def test_a_pipeline_rehearses_with_llama_too_and_the_plan_names_the_file(
