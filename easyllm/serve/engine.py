@@ -93,6 +93,11 @@ class ContinuousBatching:
 
     @property
     def trouble(self) -> str | None:
+        if self._trouble is None and not self._stopped:
+            manager = self._manager
+            error = manager.background_thread_status.fatal_error
+            if error is not None or not manager.is_running():  # the watcher has not woken up yet
+                return say("engine_restarting", reason=error)
         return self._trouble
 
     @property
@@ -133,7 +138,7 @@ class ContinuousBatching:
                 eos_token_id=self._ends, slot=number,
             )  # fmt: skip
             if accepted is None:
-                raise EngineFailed(self._trouble or say("engine_stopping"), UNAVAILABLE)
+                raise EngineFailed(self.trouble or say("engine_stopping"), UNAVAILABLE)
             while not finished:
                 output = await arrivals.get()
                 _raise_failure(output, slot)
@@ -211,6 +216,8 @@ class ContinuousBatching:
             self._trouble = None
             note(say("serve_engine_again"))
             return True
+        if self._stopped:
+            return False
         self._trouble = say("engine_gave_up", crashes=MOST_CRASHES, seconds=WITHIN_SECONDS, reason=reason)
         note(self._trouble)
         return False

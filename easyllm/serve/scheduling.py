@@ -27,11 +27,12 @@ class FairScheduler(upstream.FIFOScheduler):
         answering = [state for state in candidates if state.status == RequestStatus.DECODING]
         reading = [state for state in candidates if state.status != RequestStatus.DECODING]
         reading.sort(key=self._turn)
-        found = super()._process_candidates([*answering, *reading], *budgets)
-        taken = {future.state.request_id for future in found[0]}
-        left = [state.request_id for state in reading if state.request_id not in taken]
-        self._passed_over = {name: self._passed_over.get(name, 0) + 1 for name in left}
-        return found
+        # What is left of the pass after the first one is too little to count as a turn.
+        self._passed_over = {
+            state.request_id: self._passed_over.get(state.request_id, 0) + 1 if place else 0
+            for place, state in enumerate(reading)
+        }
+        return super()._process_candidates([*answering, *reading], *budgets)
 
     def _turn(self, state: RequestState) -> tuple[bool, int]:
         patient = self._passed_over.get(state.request_id, 0) < PATIENCE

@@ -139,3 +139,14 @@ def long_babble(served: Served) -> tuple[dict[str, Any], int]:
         if tokens > 100:
             return body, tokens
     pytest.fail("no seed gives a long answer")
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny chat model with 2048 positions, its weights in memory."""
+    import torch
+
+    from easyllm.serve.loading import load_weights
+
+    folder = write_tiny_chat_model(tmp_path_factory.mktemp("serve-long") / "tiny-long", positions=2048)
+    return load_weights(folder, torch.float32, torch.device("cpu"))
