@@ -2,13 +2,19 @@
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from easyllm.serve import openai_routes, tgi_routes
+from easyllm.serve import invocations, openai_routes, tgi_routes
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
-from easyllm.serve.refusals import Refused, openai_response, tgi_response
+from easyllm.serve.guard import AccountKeeper, Guard
+from easyllm.serve.metrics import CONTENT_TYPE
+from easyllm.serve.openapi import document_routes
+from easyllm.serve.refusals import Refused, openai_response, tgi_failure, tgi_response
 from easyllm.serve.sse import ClientGone
 
 CLIENT_CLOSED_REQUEST = 499
@@ -16,12 +22,47 @@ CLIENT_CLOSED_REQUEST = 499
 
 def build_app(desk: Desk) -> Starlette:
     """An application in front of ``desk``; the model may come later."""
+    routes = [
+        *openai_routes.routes(desk), *tgi_routes.routes(desk), *invocations.routes(desk), metrics_route(desk),
+        *document_routes(),
+    ]  # fmt: skip
     return Starlette(
-        routes=[*openai_routes.routes(desk), *tgi_routes.routes(desk)],
+        routes=routes,
+        middleware=middleware(desk, frozenset(route.path for route in routes)),
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
         },
     )  # fmt: skip
+
+
+def middleware(desk: Desk, routes: frozenset[str]) -> list[Middleware]:
+    """What a request passes on its way in, in this order."""
+    found = [Middleware(AccountKeeper, desk=desk, routes=routes)]
+    if desk.access.cors_origins:
+        # Before the door: a browser asks beforehand, without a key, whether it may ask.
+        found.append(
+            Middleware(
+                CORSMiddleware, allow_origins=desk.access.cors_origins, allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+                expose_headers=["X-Request-Id", "Retry-After"],
+            )
+        )  # fmt: skip
+    return [*found, Middleware(Guard, desk=desk, tell=tell, is_open=is_open)]
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether a request needs no key: balancers and containers that look after us have none."""
+    return path in ("/health", "/ping")
+
+
+def metrics_route(desk: Desk) -> Route:
+    """What Prometheus asks for. Its answer is no JSON, so the document says nothing of its shape."""
+
+    async def metrics(request: Request) -> Response:
+        """Counters and durations in the text format of Prometheus."""
+        return Response(desk.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    return Route("/metrics", metrics, methods=["GET"])
 
 
 def tell(request: Request, refused: Refused) -> Response:
@@ -41,7 +82,9 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 async def on_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineFailed)
-    return tell(request, Refused(error.status, str(error)))
+    if request.url.path.startswith("/v1"):
+        return openai_response(Refused(error.status, str(error)))
+    return tgi_response(tgi_failure(error.status, str(error)))
 
 
 async def on_gone(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
+from easyllm.serve.access import access_of, access_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.gguf import gguf_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
@@ -16,6 +17,7 @@ from easyllm.serve.limits import limit_problems, model_positions, read_json
 def check(job: Job[ServeConfig]) -> list[Problem]:
     """Every problem that can be seen in the recipe and in the model's own JSON files."""
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
+    found += access_problems(job.config.host, access_of(job.config))
     found += gguf_problems(job)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None

@@ -23,21 +23,41 @@ class ServeConfig(Section):
     name: Annotated[str, Field(min_length=1)] | None = None
     """Model id in /v1/models; unset: the recipe's name. ``tgi`` and ``dummy`` always mean it too."""
     host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 lets other machines in; there is no password yet."""
+    """Address to listen on. 0.0.0.0 lets other machines in, and needs keys: see keys_file and open_without_keys."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """TCP port of ``easyllm serve``. A pipeline's rehearsal takes a free one of its own."""
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 8
-    """Requests answered at once, in one batch; one more is refused with 429 rather than kept waiting."""
+    """Requests answered at once, in one batch; more of them wait in a queue, see max_queued_requests."""
     max_total_tokens: Annotated[int, Field(ge=2)] | None = None
     """Prompt and answer together, in tokens; unset: 2048, or the model's own limit where that is lower."""
     max_input_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest prompt, in tokens; unset: max_total_tokens - 1."""
     drain_seconds: Annotated[int, Field(ge=1)] = 30
-    """After SIGTERM, how long answers under way may still run before they are cut."""
+    """After SIGTERM, how long answers under way and requests that wait may still take before they are cut."""
     ask: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""
+    max_queued_requests: Annotated[int, Field(ge=0)] = 64
+    """Requests that may wait, in order of arrival, for one of max_concurrent_requests; one more is refused with 429."""
+    keys_file: Annotated[str, Field(min_length=1)] | None = None
+    """File with API keys, one a line, ``name:key`` or ``key``, # begins a comment; SIGHUP has it read again."""
+    key_variable: Annotated[str, Field(min_length=1)] | None = None
+    """Name of an environment variable with API keys as in keys_file, separated by commas. Both may be set."""
+    open_without_keys: bool = False
+    """Let other machines ask without any key; for a closed network, or a container whose port is on loopback."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Requests per minute of each key, or of each client address where there are no keys; unset: no limit."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per minute, in prompts and answers, of each key or client address; unset: no limit."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (https://host[:port], or * for all) whose pages may ask from a browser; none but our own page else."""
+    host_names: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Without keys: domain names under which this server may be asked, besides addresses and names without a dot."""
+    request_log: Annotated[str, Field(min_length=1)] | None = None
+    """Where one line of JSON per request goes: stderr, or a file that SIGHUP opens again; unset: nowhere."""
+    log_prompts: bool = False
+    """Write prompts and answers into the request log too; without it nobody's words are kept."""
 
     gguf: Annotated[str | None, Takes("model", "exports")] = None
     """Engine llama.cpp: the .gguf file, or an export or folder that has one. Tokenizer, template and end tokens stay

@@ -1,16 +1,28 @@
 """The front desk both dialects share: readiness, admission, limits, and prompts as token ids."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from easyllm.serve.bodies import Body, Message, read
-from easyllm.serve.contract import Ask, Loaded, Piece, Scored, Whole
+from easyllm.core.artifact import Manifest
+from easyllm.serve.access import Access
+from easyllm.serve.accounts import Account
+from easyllm.serve.admission import Queue
+from easyllm.serve.bodies import Body, read
+from easyllm.serve.contract import Ask, EngineFailed, Loaded, Piece, Scored, Whole
+from easyllm.serve.drain import STOPPING, Interrupt
+from easyllm.serve.keys import KeyRing
 from easyllm.serve.limits import Limits
+from easyllm.serve.metrics import Metrics
+from easyllm.serve.ratelimits import RateLimits
 from easyllm.serve.refusals import Refused, invalid
+from easyllm.serve.requestlog import RequestLog
+from easyllm.serve.several import Numbered, together, whole_of
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
@@ -24,16 +36,35 @@ class About:
     name: str
     digest: str | None
     limits: Limits
+    engine: str = "embedded"
+    manifest: Manifest | None = None
 
 
 class Desk:
     """Lets requests in, at most ``limits.concurrent_requests`` at a time, once the model is loaded."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(
+        self, about: About, access: Access | None = None, keys: KeyRing | None = None, log: RequestLog | None = None
+    ) -> None:
         self.about = about
+        self.access = access or Access()
+        self.keys = keys
+        self.log = log or RequestLog(None)
         self.loaded: Loaded | None = None
-        self.running = 0
+        self.started = perf_counter()
+        self.queue = Queue(about.limits.concurrent_requests, about.limits.queued_requests)
+        self.rates = RateLimits(self.access.requests_per_minute, self.access.tokens_per_minute)
+        self.metrics = Metrics(self._live)
+        self.in_flight = 0
+        """Requests that have come and not been answered to the end, of whatever kind."""
+        self.closing = False
+        """Whether the server is about to end: new requests are refused."""
+        self._interrupt = Interrupt()
+
+    @property
+    def running(self) -> int:
         """Requests being answered now."""
+        return self.queue.running
 
     @property
     def model(self) -> Loaded:
@@ -46,20 +77,13 @@ class Desk:
         return self.loaded
 
     async def read(self, request: Request, kind: type[B]) -> B:
+        return read(await self.text_of(request), kind)
+
+    async def text_of(self, request: Request) -> bytes:
         body = await body_of(request, MOST_BYTES)
         if body is None:
             raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes")
-        return read(body, kind)
-
-    def prompt_of_messages(self, messages: list[Message]) -> list[int]:
-        import jinja2
-
-        from easyllm.core.chat import render  # brings transformers, which has been loaded with the model
-
-        try:
-            return render(self.model.voice.tokenizer, [message.plain() for message in messages], True)
-        except jinja2.TemplateError as error:
-            raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
+        return body
 
     def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
         ids: list[int] = self.model.voice.tokenizer.encode(text)
@@ -89,59 +113,141 @@ class Desk:
             )  # fmt: skip
         return asked or min(left, default or left)
 
-    def enter(self) -> None:
-        """Take a place at the engine, or 429: clients know how to come back, a queue only hides the load."""
-        if self.running >= self.about.limits.concurrent_requests:
-            raise Refused(429, "Model is overloaded")
-        self.running += 1
+    def cut(self) -> None:
+        """Time is up: whoever waits is sent away, and answers under way end with an error."""
+        self.queue.send_away(Refused(503, STOPPING))
+        self._interrupt.cut()
 
-    def leave(self) -> None:
-        """Give the place of ``enter`` back."""
-        self.running -= 1
+    async def wholes(self, asks: Sequence[Ask], request: Request, begun: Callable[[], None]) -> list[Whole]:
+        """The answers at once, given up when the client goes away; ``begun`` is called when their places are there."""
+        return await while_connected(self._all(asks, account_of(request), begun), request.receive)
 
-    async def whole(self, ask: Ask, request: Request) -> Whole:
-        """The answer at once, given up when the client goes away."""
-        self.enter()
-        try:
-            return await while_connected(self.model.voice.whole(ask), request.receive)
-        finally:
-            self.leave()
-
-    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
-        """Log-probabilities of given tokens, in a place of its own at the model."""
-        self.enter()
-        try:
-            return await self.model.voice.engine.score(ids, likeliest, adapter)
-        finally:
-            self.leave()
-
-    async def stream(
-        self, ask: Ask, say: Callable[[AsyncGenerator[Piece, None]], AsyncGenerator[bytes, None]], request: Request
+    async def streams(
+        self,
+        asks: Sequence[Ask],
+        say: Callable[[AsyncGenerator[Numbered, None]], AsyncGenerator[bytes, None]],
+        request: Request,
+        headers: dict[str, str] | None = None,
     ) -> EventStream:
-        """The answer as events that ``say`` makes of its pieces.
+        """The answers as events that ``say`` makes of their pieces, each with its answer's number.
 
         The first token is awaited here: until it is there, 429 and whatever the engine says against the request
         still come as a status, which clients know how to handle, and not inside a stream that began with 200.
         """
-        self.enter()
-        pieces = self.model.voice.answer(ask)
+        pieces = self.answers(asks, account_of(request), lambda: None)
 
-        async def done() -> None:
-            await pieces.aclose()
-            self.leave()
-
-        async def begin() -> Piece:
+        async def begin() -> Numbered:
             return await anext(pieces)
 
         try:
             first = await while_connected(begin(), request.receive)
         except BaseException:
-            await done()
+            await pieces.aclose()
             raise
-        return EventStream(say(_going_on(first, pieces)), done)
+        return EventStream(say(_going_on(first, pieces)), pieces.aclose, headers)
+
+    async def answers(
+        self, asks: Sequence[Ask], account: Account, begun: Callable[[], None]
+    ) -> AsyncGenerator[Numbered, None]:
+        """The pieces of all answers as they come, once there is a place for each: half of an answer helps nobody.
+
+        Closing the generator stops the engine's work on them. Raises Refused with 429 where the queue is full or the
+        caller asks too much, and with 422 where there never can be so many places.
+        """
+        most = self.about.limits.concurrent_requests
+        if len(asks) > most:
+            raise invalid(f"{len(asks)} answers at once are asked for; this server makes {most} at a time", "n")
+        prompts = {tuple(ask.ids): ask.ids for ask in asks}.values()
+        self._admit(account, sum(len(ids) for ids in prompts), asks[0].max_new_tokens, asks[0].adapter)
+        if self.access.log_prompts:
+            decode = self.model.voice.tokenizer.decode
+            account.words = {"prompts": [decode(ids) for ids in prompts], "answers": ["" for _ in asks]}
+        async with self._places(account, len(asks)):
+            begun()
+            pieces = together([self.model.voice.answer(ask) for ask in asks])
+            last: dict[int, float] = {}
+            async with aclosing(pieces), aclosing(self._interrupt.through(pieces)) as arriving:
+                async for number, piece in arriving:
+                    last[number] = self._note_piece(number, piece, account, last.get(number))
+                    yield number, piece
+
+    async def score(
+        self, ids: list[int], likeliest: int, adapter: str | None = None, request: Request | None = None
+    ) -> list[Scored]:
+        """Log-probabilities of given tokens, in a place of its own at the model; given up when the client goes away."""
+        if request is None:
+            async with self.queue.place():
+                return await self.model.voice.engine.score(ids, likeliest, adapter)
+        account = account_of(request)
+        self._admit(account, len(ids), 0, adapter)
+
+        async def scored() -> list[Scored]:
+            async with self._places(account, 1):
+                return await self.model.voice.engine.score(ids, likeliest, adapter)
+
+        return await while_connected(scored(), request.receive)
+
+    async def _all(self, asks: Sequence[Ask], account: Account, begun: Callable[[], None]) -> list[Whole]:
+        said: list[list[Piece]] = [[] for _ in asks]
+        async with aclosing(self.answers(asks, account, begun)) as pieces:
+            async for number, piece in pieces:
+                said[number].append(piece)
+        return [whole_of(pieces) for pieces in said]
+
+    def _admit(self, account: Account, prompt_tokens: int, max_new_tokens: int, adapter: str | None) -> None:
+        """Every check has been passed but that of the rate: a request counts once, whatever it asks for."""
+        self.rates.admit(account.caller, 0 if account.asked else 1, prompt_tokens)
+        account.asked = account.asked or perf_counter()
+        account.model = adapter or self.about.name
+        account.prompt_tokens = max(account.prompt_tokens, prompt_tokens)
+        account.max_new_tokens = max_new_tokens
+
+    @asynccontextmanager
+    async def _places(self, account: Account, count: int) -> AsyncIterator[None]:
+        """Places in the queue's order, and in the account how long that took and how it ended."""
+        since = perf_counter()
+        try:
+            async with self.queue.place(count):
+                account.queue_seconds += perf_counter() - since
+                yield
+        except EngineFailed:
+            account.finish = "error"
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            account.finish = account.finish or "cancelled"
+            raise
+
+    def _note_piece(self, number: int, piece: Piece, account: Account, last: float | None) -> float:
+        now = perf_counter()
+        account.answer_tokens += 1
+        account.first_token = account.first_token or now
+        account.finish = piece.finish or account.finish
+        if account.words:
+            account.words["answers"][number] += piece.text
+        self.rates.charge(account.caller, 1)
+        self.metrics.token(None if last is None else now - last)
+        return now
+
+    def _live(self) -> dict[str, float]:
+        """For the metrics."""
+        engine = self.loaded.voice.engine if self.loaded else None
+        return {
+            "waiting": self.queue.waiting,
+            "running": self.queue.running,
+            "batch": engine.running if engine else 0,
+            "batch_tokens": self.queue.running * self.about.limits.total_tokens,
+            "ready": float(bool(engine and not engine.trouble and not self.closing)),
+            "restarts": getattr(engine, "restarts", 0),
+        }
 
 
-async def _going_on(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+def account_of(request: Request) -> Account:
+    """The request's account; see accounts.py."""
+    account: Account = request.state.account
+    return account
+
+
+async def _going_on(first: Numbered, rest: AsyncGenerator[Numbered, None]) -> AsyncGenerator[Numbered, None]:
     async with aclosing(rest):
         yield first
         async for piece in rest:

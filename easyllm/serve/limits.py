@@ -22,6 +22,8 @@ class Limits:
     total_tokens: int
     input_tokens: int
     concurrent_requests: int
+    queued_requests: int = 0
+    """How many more may wait for their turn."""
 
     @property
     def cache_blocks(self) -> int:
@@ -52,7 +54,8 @@ def choose_limits(config: ServeConfig, positions: int | None) -> tuple[Limits, D
     else:
         total = DEFAULT_TOTAL_TOKENS
         why = say("why_default_limit", positions=positions) if positions else say("why_limit_open")
-    limits = Limits(total, config.max_input_tokens or total - 1, config.max_concurrent_requests)
+    most = config.max_concurrent_requests
+    limits = Limits(total, config.max_input_tokens or total - 1, most, config.max_queued_requests)
     return limits, Decision("max_total_tokens", total, why)
 
 

@@ -15,13 +15,14 @@ from easyllm.serve.contract import Engine, Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
 from easyllm.serve.grammar import Grammars, knows
 from easyllm.serve.limits import Limits
+from easyllm.serve.memory import free_bytes, require_memory
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 
 def load(directory: Path, limits: Limits) -> Loaded:
     """Tokenizer, weights, engine, and a warm-up that proves the engine against plain ``generate()``.
 
-    Raises UserError SERVE-002 to SERVE-004 and StageFailed where the engine cannot run this architecture.
+    Raises UserError SERVE-002 to SERVE-004 and SERVE-044, StageFailed where the engine cannot run this architecture.
     """
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
@@ -30,6 +31,7 @@ def load(directory: Path, limits: Limits) -> Loaded:
     name = str(dtype).removeprefix("torch.")
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
+    require_memory(limits, directory, dtype, free_bytes(device))
     prompts = warm_up_prompts(tokenizer, limits)
 
     def prove(engine: Engine) -> None:

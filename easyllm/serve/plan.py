@@ -7,6 +7,7 @@ from pathlib import Path
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.serve.access import access_flags, access_of
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.gguf import ENGINE, gguf_files, llama_decision
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
@@ -25,6 +26,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
         "largest prompt (tokens)": limits.input_tokens,
         "prompt and answer (tokens)": limits.total_tokens,
         "requests at once": limits.concurrent_requests,
+        "requests that may wait": limits.queued_requests,
     }
     remote = job.config.engine == "remote"  # the weights and their cache are then another server's
     cache = 0 if remote else cache_bytes(limits, config, FP32_BYTES)
@@ -78,6 +80,9 @@ def server_command(
         command += ["--remote", str(config.remote)]
         if config.remote_key_variable:
             command += ["--remote-key-variable", config.remote_key_variable]
+    command += ["--max-queued-requests", str(limits.queued_requests)]
+    if port is None:  # a server of our own on loopback, asked by us alone, needs no door
+        command += access_flags(access_of(config))
     if gguf:
         command += ["--gguf", str(gguf)]
     return command

@@ -5,8 +5,12 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-TGI_TYPES = {404: "not_found", 413: "validation", 422: "validation", 429: "overloaded", 503: "unhealthy"}
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+TGI_TYPES = {
+    401: "authentication", 403: "permission", 404: "not_found", 413: "validation", 421: "validation",
+    422: "validation", 429: "overloaded", 503: "unhealthy",
+}  # fmt: skip
+TGI_PREFIXES = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}
 RETRY_AFTER_SECONDS = 1
 
 
@@ -18,9 +22,13 @@ class Refused(Exception):
     message: str
     param: str | None = None
     code: str | None = None
+    kind: str | None = None
+    """What text-generation-inference calls this kind of error, where the status does not say it."""
+    retry_after: int | None = None
+    """Seconds after which asking again makes sense, where that is known."""
 
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
+        return {"Retry-After": str(self.retry_after or RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Refused:
@@ -40,7 +48,14 @@ def openai_response(refused: Refused) -> JSONResponse:
 
 
 def tgi_body(refused: Refused) -> dict[str, Any]:
-    return {"error": refused.message, "error_type": TGI_TYPES.get(refused.status, "generation")}
+    kind = refused.kind or TGI_TYPES.get(refused.status, "generation")
+    told = TGI_PREFIXES.get(kind, "") if refused.status in (422, 424) else ""
+    return {"error": told + refused.message, "error_type": kind}
+
+
+def tgi_failure(status: int, message: str) -> Refused:
+    """What an engine said, in the statuses of text-generation-inference: a generation that fails is a 424 there."""
+    return Refused(424 if status == 500 else status, message)
 
 
 def tgi_response(refused: Refused) -> JSONResponse:

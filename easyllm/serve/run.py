@@ -6,6 +6,7 @@ from pathlib import Path
 from easyllm.core.errors import UserError
 from easyllm.core.models import local_model, local_tokenizer
 from easyllm.core.stage import Job, Result
+from easyllm.serve.access import access_of
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
@@ -38,7 +39,15 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
     settings = Settings(
-        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, chosen_gguf(job)
+        model,
+        served_name(job),
+        config.host,
+        config.port,
+        limits,
+        config.drain_seconds,
+        remote,
+        access_of(config),
+        chosen_gguf(job),
     )
     serve(settings, greet=True)
 

@@ -5,7 +5,8 @@ import os
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,16 +14,19 @@ import uvicorn
 
 from easyllm.core.addresses import is_loopback
 from easyllm.core.artifact import read_manifest
-from easyllm.core.asgi import Server
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve import address
+from easyllm.serve.access import Access, access_given, access_problems, add_access_arguments
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
 from easyllm.serve.desk import About, Desk
+from easyllm.serve.drain import CUT_SECONDS, DrainingServer
+from easyllm.serve.keys import KeyRing
 from easyllm.serve.limits import Limits
+from easyllm.serve.requestlog import RequestLog
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Settings:
     drain_seconds: int
     remote: Remote | None = None
     """Where the remote engine is; None makes the embedded one."""
+    access: Access = field(default_factory=Access)
+    """Who may ask."""
     gguf: Path | None = None
     """What the engine llama.cpp runs; None makes another one."""
 
@@ -44,7 +50,7 @@ class Settings:
 class Loader(threading.Thread):
     """Loads the model while the server already says 503; a failure stops the server and is kept."""
 
-    def __init__(self, settings: Settings, desk: Desk, server: Server) -> None:
+    def __init__(self, settings: Settings, desk: Desk, server: DrainingServer) -> None:
         super().__init__(name="load-model", daemon=True)
         self._settings, self._desk, self._server = settings, desk, server
         self.failure: UserError | StageFailed | None = None
@@ -92,13 +98,14 @@ def serve(settings: Settings, greet: bool) -> None:
     # Nothing here may wait for a hub that a closed network never answers. Set for this process only: a client
     # that shared it would refuse to talk even to localhost.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    desk = open_desk(settings)
     listening = address.listen(settings.host, settings.port)
-    desk = Desk(about(settings))
-    server = Server(
+    server = DrainingServer(
         uvicorn.Config(
             build_app(desk), log_level="warning", access_log=False, lifespan="off",
-            timeout_graceful_shutdown=settings.drain_seconds,
-        )
+            timeout_graceful_shutdown=CUT_SECONDS,
+        ),
+        desk, settings.drain_seconds, rereading(desk),
     )  # fmt: skip
     loader = Loader(settings, desk, server)
     loader.start()
@@ -108,19 +115,44 @@ def serve(settings: Settings, greet: bool) -> None:
         leave_now(0)  # stopped by the user while the model was loading: nothing to save, and it may take minutes
     if desk.loaded:
         desk.loaded.voice.engine.stop()
+    desk.log.close()
     loader.raise_failure()
 
 
-def about(settings: Settings) -> About:
+def open_desk(settings: Settings) -> Desk:
+    """The desk with its keys and its log, before the model is there. Raises UserError SERVE-040 to SERVE-048."""
+    access = settings.access
+    problems = access_problems(settings.host, access)
+    if problems:
+        raise UserError(*problems)
     manifest = read_manifest(settings.model)
-    return About(settings.name, manifest.digest if manifest else None, settings.limits)
+    engine = "remote" if settings.remote else "embedded"
+    about = About(settings.name, manifest.digest if manifest else None, settings.limits, engine, manifest)
+    keys = KeyRing(access.keys_file, access.key_variable) if access.has_keys else None
+    return Desk(about, access, keys, RequestLog(access.request_log))
+
+
+def rereading(desk: Desk) -> Callable[[], None] | None:
+    """What SIGHUP does: read the keys and open the log again. None where there is no file: then it ends the process."""
+    if desk.access.keys_file is None and desk.access.request_log in (None, "stderr"):
+        return None
+
+    def read_again() -> None:
+        try:
+            desk.log.open_again()
+            if desk.keys:
+                note(say("serve_keys_read", count=desk.keys.read_again()))
+        except UserError as error:
+            note(say("serve_kept_as_it_was", reason=str(error)))
+
+    return read_again
 
 
 def announce(settings: Settings, listening: socket.socket, desk: Desk, loader: Loader, greet: bool) -> None:
     """The address on stdout at once; on stderr, when the model is ready, how to ask it."""
     url = address.reachable(settings.host, listening.getsockname()[1])
     print(url, flush=True)
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and not settings.access.has_keys:
         note(say("serve_open", host=settings.host))
     if not greet:
         return
@@ -138,10 +170,20 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     if given.die_with_parent:
         die_with_parent()
-    limits = Limits(given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests)
+    limits = Limits(
+        given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests, given.max_queued_requests
+    )
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
     settings = Settings(
-        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, given.gguf
+        given.model,
+        given.name,
+        given.host,
+        given.port,
+        limits,
+        given.drain_seconds,
+        remote,
+        access_given(given),
+        given.gguf,
     )
     try:
         serve(settings, greet=not given.die_with_parent)
@@ -161,6 +203,8 @@ def parse(arguments: list[str] | None) -> Any:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--remote", help="base address, ending in /v1, of the server that has the weights")
     parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
+    parser.add_argument("--max-queued-requests", type=int, default=0, help="requests that may wait for a place")
+    add_access_arguments(parser)
     parser.add_argument("--gguf", type=Path, help="GGUF file of the model, which llama.cpp is to run")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)

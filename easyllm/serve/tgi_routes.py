@@ -1,32 +1,53 @@
-"""The API of text-generation-inference: /, /generate, /generate_stream, /info and /health."""
+"""The API of text-generation-inference: /, /generate, /generate_stream, /tokenize and what stands around them."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from easyllm import __version__
-from easyllm.serve.bodies import MOST_STOPS, TgiBody, TgiParameters
-from easyllm.serve.contract import Ask, EngineFailed, Piece, Sampling, Whole
+from easyllm.serve.bodies import MOST_STOPS
+from easyllm.serve.contract import Ask, Sampling, Scored
+from easyllm.serve.conversation import rendered
+from easyllm.serve.deployment import deployment
 from easyllm.serve.desk import Desk
-from easyllm.serve.refusals import Refused, tgi_body
-from easyllm.serve.sse import event
+from easyllm.serve.doors import Door
+from easyllm.serve.honoured import require_able, require_score
+from easyllm.serve.model_names import adapter_of_id, adapter_of_model
+from easyllm.serve.refusals import invalid
+from easyllm.serve.several import mean_logprob
+from easyllm.serve.stopwatch import Stopwatch, compute_headers
+from easyllm.serve.tgi_bodies import (
+    MOST_BEST_OF,
+    MOST_TOP_TOKENS,
+    ChatTokenizeBody,
+    TgiBody,
+    TgiParameters,
+    TokenizeBody,
+    grammar_of,
+)  # fmt: skip
+from easyllm.serve.tgi_shapes import ChatTokens, Generated, Info, SimpleToken, TokenEvent
+from easyllm.serve.tgi_words import TgiWords
 
 DEFAULT_NEW_TOKENS = 100
+NAMES = {"likeliest": "top_n_tokens"}
 
 
-def routes(desk: Desk) -> list[Route]:
+def routes(desk: Desk) -> list[Door]:
     """The routes outside /v1."""
     api = TgiRoutes(desk)
     return [
-        Route("/info", api.info, methods=["GET"]),
-        Route("/health", api.health, methods=["GET"]),
-        Route("/", api.either, methods=["POST"]),
-        Route("/generate", api.generate, methods=["POST"]),
-        Route("/generate_stream", api.generate_stream, methods=["POST"]),
+        Door("GET", "/info", api.info, Info),
+        Door("GET", "/health", api.health, None),
+        Door("GET", "/ping", api.health, None),
+        Door("POST", "/", api.either, list[Generated], TgiBody, TokenEvent),
+        Door("POST", "/generate", api.generate, Generated, TgiBody),
+        Door("POST", "/generate_stream", api.generate_stream, None, TgiBody, TokenEvent),
+        Door("POST", "/tokenize", api.tokenize, list[SimpleToken], TokenizeBody),
+        Door("POST", "/chat_tokenize", api.chat_tokenize, ChatTokens, ChatTokenizeBody),
     ]
 
 
@@ -35,25 +56,27 @@ class TgiRoutes:
         self.desk = desk
 
     async def info(self, request: Request) -> Response:
+        """What is served, and its limits."""
         about, loaded = self.desk.about, self.desk.loaded
-        return JSONResponse(
-            {
-                "model_id": about.name,
-                "model_sha": about.digest,
-                "model_pipeline_tag": None,
-                "model_dtype": loaded.dtype if loaded else None,
-                "model_device_type": loaded.device if loaded else None,
-                "max_concurrent_requests": about.limits.concurrent_requests,
-                "max_best_of": 1,
-                "max_stop_sequences": MOST_STOPS,
-                "max_input_tokens": about.limits.input_tokens,
-                "max_total_tokens": about.limits.total_tokens,
-                "max_client_batch_size": 1,
-                "validation_workers": 1,
-                "router": "easyllm",
-                "version": __version__,
-            }
-        )
+        found: Info = {
+            "model_id": about.name,
+            "model_sha": about.digest,
+            "model_pipeline_tag": None,
+            "model_dtype": loaded.dtype if loaded else None,
+            "model_device_type": loaded.device if loaded else None,
+            "max_concurrent_requests": about.limits.concurrent_requests,
+            "max_best_of": MOST_BEST_OF,
+            "max_stop_sequences": MOST_STOPS,
+            "max_top_n_tokens": MOST_TOP_TOKENS,
+            "max_input_tokens": about.limits.input_tokens,
+            "max_total_tokens": about.limits.total_tokens,
+            "max_client_batch_size": about.limits.concurrent_requests,
+            "validation_workers": 1,
+            "router": "easyllm",
+            "version": __version__,
+            **deployment(self.desk),
+        }
+        return JSONResponse(found)
 
     async def health(self, request: Request) -> Response:
         """200 once an answer has been generated and while the engine lives, 503 otherwise."""
@@ -61,83 +84,124 @@ class TgiRoutes:
         return Response()
 
     async def either(self, request: Request) -> Response:
-        """``stream`` in the body decides; without it the answer is a list of one."""
-        body = await self.desk.read(request, TgiBody)
+        """A text goes on: ``stream`` in the body decides how; without it the answer is a list of one."""
+        return await self.either_of(await self.desk.read(request, TgiBody), request)
+
+    async def either_of(self, body: TgiBody, request: Request) -> Response:
         if body.stream:
             return await self.stream(body, request)
-        return JSONResponse([await self.whole(body, request)])
+        found, headers = await self.whole(body, request)
+        return JSONResponse([found], headers=headers)
 
     async def generate(self, request: Request) -> Response:
-        return JSONResponse(await self.whole(await self.desk.read(request, TgiBody), request))
+        """A text goes on."""
+        found, headers = await self.whole(await self.desk.read(request, TgiBody), request)
+        return JSONResponse(found, headers=headers)
 
     async def generate_stream(self, request: Request) -> Response:
+        """A text goes on, one event a token."""
         return await self.stream(await self.desk.read(request, TgiBody), request)
 
-    async def whole(self, body: TgiBody, request: Request) -> dict[str, Any]:
-        settings = body.parameters or TgiParameters()
-        answer = await self.desk.whole(self.ask(body, settings), request)
-        text = f"{body.inputs}{answer.text}" if settings.return_full_text else answer.text
-        found: dict[str, Any] = {"generated_text": text}
-        if settings.details:
-            found["details"] = self.details(answer, settings)
-        return found
+    async def tokenize(self, request: Request) -> Response:
+        """A text's tokens."""
+        body = await self.desk.read(request, TokenizeBody)
+        keep = self.truncation(body.parameters.truncate) if body.parameters else None
+        tokens = tokens_of(self.desk.model.voice.tokenizer, body.inputs, special=True)
+        return JSONResponse(tokens[-keep:] if keep else tokens)
+
+    async def chat_tokenize(self, request: Request) -> Response:
+        """A conversation as the chat template writes it, and its tokens."""
+        body = await self.desk.read(request, ChatTokenizeBody)
+        adapter_of_model(self.desk, body.model)
+        tokenizer = self.desk.model.voice.tokenizer
+        text = rendered(tokenizer, body.messages, body.known_tools()).text
+        found: ChatTokens = {"tokenize_response": tokens_of(tokenizer, text, special=False), "templated_text": text}
+        return JSONResponse(found)
+
+    async def whole(self, body: TgiBody, request: Request) -> tuple[Generated, dict[str, str]]:
+        """The answer and the headers that say where its time went."""
+        watch = Stopwatch()
+        asks = self.asks(body)
+        scored = await self.prefill(body, asks[0], request)
+        watch.ask()
+        answers = await self.desk.wholes(asks, request, watch.begin)
+        found = TgiWords(self.desk.model.voice.tokenizer, body, asks).whole(answers, scored)
+        return found, watch.headers(self.device, body.inputs, len(asks[0].ids), max(answers, key=mean_logprob))
+
+    async def prefill(self, body: TgiBody, ask: Ask, request: Request) -> Sequence[Scored]:
+        if not (body.parameters and body.parameters.decoder_input_details):
+            return []
+        require_score(self.desk.model.voice.engine, "decoder_input_details")
+        return await self.desk.score(ask.ids, 0, ask.adapter, request)
 
     async def stream(self, body: TgiBody, request: Request) -> Response:
         settings = body.parameters or TgiParameters()
-        ask = self.ask(body, settings)
-        return await self.desk.stream(ask, lambda pieces: self.events(pieces, body, settings), request)
+        if (settings.best_of or 1) != 1:
+            raise invalid("`best_of` != 1 is not supported when streaming tokens", "best_of")
+        if settings.decoder_input_details:
+            told = "`decoder_input_details` == true is not supported when streaming tokens"
+            raise invalid(told, "decoder_input_details")
+        asks = self.asks(body)
+        words = TgiWords(self.desk.model.voice.tokenizer, body, asks)
+        return await self.desk.streams(asks, words.stream, request, compute_headers(self.device, body.inputs))
 
-    async def events(
-        self, pieces: AsyncGenerator[Piece, None], body: TgiBody, settings: TgiParameters
-    ) -> AsyncGenerator[bytes, None]:
-        """One event a token; the last one has the whole text and, if asked for, the details."""
-        said: list[Piece] = []
-        try:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    said.append(piece)
-                    yield event(self.token_event(piece, said, body, settings))
-        except EngineFailed as error:
-            yield event(tgi_body(Refused(error.status, str(error))))
+    @property
+    def device(self) -> str:
+        return self.desk.model.device or "remote"
 
-    def token_event(self, piece: Piece, said: list[Piece], body: TgiBody, settings: TgiParameters) -> dict[str, Any]:
-        text, details = None, None
-        if piece.finish:
-            answer = Whole("".join(p.text for p in said), said)
-            text = f"{body.inputs}{answer.text}" if settings.return_full_text else answer.text
-            if settings.details:
-                counted = self.details(answer, settings)
-                details = {key: counted[key] for key in ("finish_reason", "generated_tokens", "seed")}
-                details["input_length"] = len(self.prompt(body, settings))
-        return {"index": len(said), "token": self.token(piece), "generated_text": text, "details": details}
-
-    def token(self, piece: Piece) -> dict[str, Any]:
-        """A special token shows its name, as in text-generation-inference, and is not in generated_text."""
-        name = self.desk.model.voice.tokenizer.convert_ids_to_tokens(piece.token.id) if piece.special else piece.text
-        return {"id": piece.token.id, "text": name, "logprob": piece.token.logprob, "special": piece.special}
-
-    def details(self, answer: Whole, settings: TgiParameters) -> dict[str, Any]:
-        return {
-            "finish_reason": answer.finish,
-            "generated_tokens": len(answer.pieces),
-            "seed": settings.seed,
-            "prefill": [],
-            "tokens": [self.token(piece) for piece in answer.pieces],
-        }
-
-    def prompt(self, body: TgiBody, settings: TgiParameters) -> list[int]:
-        return self.desk.prompt_of_text(body.inputs, settings.truncate)
-
-    def ask(self, body: TgiBody, settings: TgiParameters) -> Ask:
-        ids = self.prompt(body, settings)
+    def asks(self, body: TgiBody) -> list[Ask]:
+        """One for each of ``best_of`` answers."""
+        settings = body.parameters or TgiParameters()
+        count = settings.best_of or 1
+        if count > 1 and not is_sampled(settings):
+            raise invalid("you must use sampling when `best_of` is > 1", "best_of")
+        if count > 1 and settings.seed is not None:
+            raise invalid("`seed` must not be set when `best_of` > 1", "seed")
+        adapter = adapter_of_id(self.desk, settings.adapter_id)
+        ids = self.desk.prompt_of_text(body.inputs, self.truncation(settings.truncate))
         room = self.desk.room(ids, settings.max_new_tokens, DEFAULT_NEW_TOKENS)
-        return Ask(ids, room, sampling_of(settings), tuple(settings.stop or ()), keep_stop=True)
+        stops = tuple(settings.stop or ())
+        samplings = [
+            require_able(self.desk.model.voice.engine, sampling_of(settings), NAMES) for _ in range(count)
+        ]  # fmt: skip
+        return [Ask(ids, room, sampling, stops, keep_stop=True, adapter=adapter) for sampling in samplings]
+
+    def truncation(self, asked: int | None) -> int | None:
+        most = self.desk.about.limits.input_tokens
+        if asked is not None and not 0 < asked <= most:
+            told = f"`truncate` must be strictly positive and less than {most}. Given: {asked}"
+            raise invalid(told, "truncate")
+        return asked
+
+
+def tokens_of(tokenizer: Any, text: str, special: bool) -> list[SimpleToken]:
+    """Each token with the part of ``text`` it stands for; a token that stands for none of it has an empty one."""
+    if not getattr(tokenizer, "is_fast", False):  # such a tokenizer does not know where its tokens are
+        return [{"id": number, "text": "", "start": 0, "stop": 0} for number in tokenizer.encode(text)]
+    found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return [{"id": number, "text": text[start:stop], "start": start, "stop": stop} for number, (start, stop) in pairs]
+
+
+def is_sampled(settings: TgiParameters) -> bool:
+    """Greedy unless do_sample or any sampling setting says otherwise, as in text-generation-inference."""
+    cuts = (settings.top_p, settings.top_k, settings.typical_p)
+    warm = settings.temperature is not None and settings.temperature != 1.0
+    return bool(settings.do_sample) or warm or any(cut is not None for cut in cuts)
 
 
 def sampling_of(settings: TgiParameters) -> Sampling:
-    """Greedy unless do_sample or any sampling setting says otherwise, as in text-generation-inference."""
-    cuts = settings.top_p is not None or settings.top_k is not None
-    warm = settings.temperature is not None and settings.temperature != 1.0
-    if not (settings.do_sample or cuts or warm):
-        return Sampling()
-    return Sampling(settings.temperature or 1.0, settings.top_p or 1.0, settings.top_k or 0, settings.seed)
+    """What ``settings`` say. A sampled answer without a seed gets one, so that its details can tell it."""
+    plain = Sampling(
+        seed=settings.seed,
+        repetition_penalty=settings.repetition_penalty or 1.0,
+        frequency_penalty=settings.frequency_penalty or 0.0,
+        likeliest=settings.top_n_tokens or 0,
+        grammar=grammar_of(settings.grammar),
+    )
+    if not is_sampled(settings):
+        return plain
+    return replace(
+        plain, temperature=settings.temperature or 1.0, top_p=settings.top_p or 1.0, top_k=settings.top_k or 0,
+        typical_p=settings.typical_p or 1.0, seed=secrets.randbits(63) if settings.seed is None else settings.seed,
+    )  # fmt: skip

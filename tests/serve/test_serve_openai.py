@@ -147,7 +147,7 @@ def test_a_conversation_too_long_is_refused_with_the_numbers(client: openai.Open
 
 def test_one_request_too_many_is_told_to_come_back(served: Any, client: openai.OpenAI) -> None:
     for _ in range(3):
-        served.desk.enter()  # three answers under way: the tiny model's own would be over too soon
+        served.desk.queue.take()  # three answers under way: the tiny model's own would be over too soon
     try:
         answer = post(served, {"messages": USER, "max_tokens": 1})
         tgi = post(served, {"inputs": "a"}, "/generate")
@@ -155,7 +155,7 @@ def test_one_request_too_many_is_told_to_come_back(served: Any, client: openai.O
             client.chat.completions.create(model="tgi", messages=USER, stream=True)
     finally:
         for _ in range(3):
-            served.desk.leave()
+            served.desk.queue.leave()
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"
     assert answer.json()["error"]["type"] == "rate_limit_error"

@@ -212,13 +212,13 @@ def test_when_the_client_hangs_up_the_engine_behind_stops(
 
 def test_an_overloaded_engine_is_told_as_429_also_when_streaming(served: Any, front: Front) -> None:
     for _ in range(3):
-        served.desk.enter()
+        served.desk.queue.take()
     try:
         answers = [post(front, "/v1/chat/completions", {**CHAT, "stream": stream}) for stream in (False, True)]
         answers += [post(front, path, {"inputs": "a"}) for path in ("/generate", "/generate_stream")]
     finally:
         for _ in range(3):
-            served.desk.leave()
+            served.desk.queue.leave()
     assert [answer.status_code for answer in answers] == [429] * 4
     assert answers[1].json()["error"]["type"] == "rate_limit_error"
     assert answers[3].json() == {"error": "Model is overloaded", "error_type": "overloaded"}

@@ -126,7 +126,7 @@ def test_a_damaged_model_ends_it_with_exit_code_one_and_no_traceback(serve_model
 
 
 def test_other_machines_are_let_in_only_when_told_and_then_it_warns(serve_model: Path) -> None:
-    with server(serve_model, "--host", "0.0.0.0") as (process, url):
+    with server(serve_model, "--host", "0.0.0.0", "--open-without-keys") as (process, url):
         assert url.startswith("http://127.0.0.1:")
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.append(process.stderr.readline()))
