@@ -17,11 +17,12 @@ from easyllm.serve.introduction import introduce
 from easyllm.serve.limits import Limits
 from easyllm.serve.remote_abilities import find_abilities
 from easyllm.serve.upstream import TOO_MANY_REQUESTS, Upstream
-from easyllm.serve.wire import BAD_GATEWAY, Unfit, request_body
+from easyllm.serve.wire import BAD_GATEWAY, UNPROCESSABLE, Unfit, request_body
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 LOOK_EVERY_SECONDS = 2.0
 NOT_FOUND = 404
+REFUSALS = (400, UNPROCESSABLE)
 
 
 def load_remote(directory: Path, name: str, limits: Limits, remote: Remote) -> Loaded:
@@ -95,6 +96,9 @@ class RemoteEngine:
                             return
             raise EngineFailed(say("upstream_cut"), BAD_GATEWAY)
         except EngineFailed as error:
+            if sampling.grammar and isinstance(error, Unfit) and error.its_status in REFUSALS:
+                # Without a grammar it never refuses what our routes let through: this one it cannot keep.
+                raise EngineFailed(f"the grammar cannot be used: {error.reason}", UNPROCESSABLE) from error
             self._note_failure(error)
             raise
         finally:

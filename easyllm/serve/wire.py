@@ -63,7 +63,12 @@ def structured_outputs(grammar: Grammar) -> dict[str, Any]:
         return {"json_object": True}
     if grammar.kind == "regex":
         return {"regex": grammar.text}
-    return {"json": json.loads(grammar.text)}
+    try:
+        return {"json": json.loads(grammar.text)}
+    except (ValueError, RecursionError) as error:
+        raise EngineFailed(
+            f"the grammar ({grammar.kind}) cannot be used: it is not JSON: {error}", UNPROCESSABLE
+        ) from error
 
 
 def score_body(model: str, ids: list[int], likeliest: int) -> dict[str, Any]:

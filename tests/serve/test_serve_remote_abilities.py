@@ -174,3 +174,13 @@ def test_settings_and_grammars_go_over_in_vllms_words() -> None:
     with pytest.raises(EngineFailed, match="typical_p") as refused:
         request_body("m", [1], 5, Sampling(typical_p=0.9), [0])
     assert refused.value.status == 422
+
+
+def test_a_grammar_that_it_cannot_keep_is_the_clients_mistake(vllm: VllmLike, meet: Callable[[], Any]) -> None:
+    engine = meet()
+    vllm.refuses.add("structured_outputs")
+    with pytest.raises(EngineFailed, match="structured_outputs is not supported") as refused:
+        said(engine, Sampling(grammar=Grammar("regex", "(")))
+    assert (refused.value.status, engine.trouble) == (422, None)
+    with pytest.raises(EngineFailed, match="not JSON"):
+        said(engine, Sampling(grammar=Grammar("json_schema", "{")))
