@@ -197,8 +197,8 @@ def bad_request(dice: random.Random) -> Request:
 async def send(url: str, request: Request) -> str:
     """What became of it: one of the four good ends, or in words what went wrong."""
     headers = {"Content-Type": "application/json"}
-    # A client of its own for each request: who leaves closes the connection, as a browser does. On loopback without TLS,
-    # so no certificates are read each time.
+    # A client of its own for each request: who leaves closes the connection, as a browser does. There is no TLS on
+    # loopback, and reading certificates each time would cost more than the requests.
     try:
         async with (
             httpx.AsyncClient(trust_env=False, timeout=120, verify=False) as client,
