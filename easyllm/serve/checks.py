@@ -12,6 +12,7 @@ from easyllm.serve.access import access_of, access_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.gguf import gguf_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
+from easyllm.serve.precision import precision_problems
 
 
 def check(job: Job[ServeConfig]) -> list[Problem]:
@@ -19,6 +20,7 @@ def check(job: Job[ServeConfig]) -> list[Problem]:
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
     found += access_problems(job.config.host, access_of(job.config))
     found += gguf_problems(job)
+    found += precision_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
     if directory is None or not directory.is_dir():

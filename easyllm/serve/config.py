@@ -62,3 +62,7 @@ class ServeConfig(Section):
     gguf: Annotated[str | None, Takes("model", "exports")] = None
     """Engine llama.cpp: the .gguf file, or an export or folder that has one. Tokenizer, template and end tokens stay
     those of ``model``. Unset: ``model`` is the .gguf file itself."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Engine embedded: what it computes in; auto: float32 on a CPU, on a GPU bfloat16 where it is native."""
+    prefix_cache: bool | None = None
+    """Engine embedded: read prompts that begin alike once; unset: in float32, where no answer changes by it."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from easyllm.core.artifact import Decision
 from easyllm.core.errors import failed, refuse
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
@@ -17,6 +18,7 @@ from easyllm.serve.engine import greedy_reference, greedy_tokens
 from easyllm.serve.limits import Limits
 from easyllm.serve.llama_engine import LlamaEngine
 from easyllm.serve.llama_library import Llama
+from easyllm.serve.precision import told
 from easyllm.serve.words import WARM_UP, WARM_UP_TOKENS, default_sampling, load_words, warm_up_prompts
 
 TEXTS = (*WARM_UP, "  two spaces,\n\ttabs and lines\n", "naïve café, 12345.67", "灯塔的光，慢慢熄灭。", "🙂🚢")
@@ -46,6 +48,7 @@ def load_llama(directory: Path, gguf: Path, limits: Limits) -> Loaded:
     except BaseException:
         engine.stop()  # its thread would keep a refused process alive
         raise
+    note(told(Decision("engine", "llama.cpp", say("why_engine_llama", file=gguf.name))))
     note(say("serve_llama", file=gguf.name, weights=llama.weights, why=why))
     return Loaded(ModelVoice(engine, tokenizer, ends), ends, llama.weights, "cpu", default_sampling(given))
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from easyllm.core.artifact import Decision
 from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
-from easyllm.core.models import choose_dtype, load_model
+from easyllm.core.models import load_model
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Engine, Loaded
@@ -16,10 +17,11 @@ from easyllm.serve.engine import ContinuousBatching, require_same_words
 from easyllm.serve.grammar import Grammars, knows
 from easyllm.serve.limits import Limits
 from easyllm.serve.memory import free_bytes, require_memory
+from easyllm.serve.precision import decide_dtype, decide_prefix_cache, told
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 
-def load(directory: Path, limits: Limits) -> Loaded:
+def load(directory: Path, limits: Limits, asked: str = "auto", prefix_cache: bool | None = None) -> Loaded:
     """Tokenizer, weights, engine, and a warm-up that proves the engine against plain ``generate()``.
 
     Raises UserError SERVE-002 to SERVE-004 and SERVE-044, StageFailed where the engine cannot run this architecture.
@@ -27,8 +29,10 @@ def load(directory: Path, limits: Limits) -> Loaded:
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, why = choose_dtype(device)
+    dtype, why = decide_dtype(asked, device)
+    share, why_share = decide_prefix_cache(prefix_cache, dtype)
     name = str(dtype).removeprefix("torch.")
+    note(told(Decision("engine", "embedded", say("why_engine_embedded"))))
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
     require_memory(limits, directory, dtype, free_bytes(device))
@@ -38,7 +42,10 @@ def load(directory: Path, limits: Limits) -> Loaded:
         require_same_words(engine, model, prompts, ends)
 
     words = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], ends) if knows(tokenizer) else None
-    engine = ContinuousBatching(model, ends, limits, words, prove=prove)
+    engine = ContinuousBatching(model, ends, limits, words, share, prove)
+    if share and not engine.prefix_cache:
+        why_share = say("why_prefix_attention")
+    note(told(Decision("prefix cache", engine.prefix_cache, why_share)))
     try:
         prove(engine)
     except BaseException:

@@ -39,16 +39,9 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
     settings = Settings(
-        model,
-        served_name(job),
-        config.host,
-        config.port,
-        limits,
-        config.drain_seconds,
-        remote,
-        access_of(config),
-        chosen_gguf(job),
-    )
+        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote,
+        access_of(config), chosen_gguf(job), config.dtype, config.prefix_cache,
+    )  # fmt: skip
     serve(settings, greet=True)
 
 

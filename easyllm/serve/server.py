@@ -45,6 +45,8 @@ class Settings:
     """Who may ask."""
     gguf: Path | None = None
     """What the engine llama.cpp runs; None makes another one."""
+    dtype: str = "auto"
+    prefix_cache: bool | None = None
 
 
 class Loader(threading.Thread):
@@ -87,7 +89,7 @@ def load(settings: Settings) -> Loaded:
         return load_llama(settings.model, settings.gguf, settings.limits)
     from easyllm.serve import loading
 
-    return loading.load(settings.model, settings.limits)
+    return loading.load(settings.model, settings.limits, settings.dtype, settings.prefix_cache)
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -175,16 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
     settings = Settings(
-        given.model,
-        given.name,
-        given.host,
-        given.port,
-        limits,
-        given.drain_seconds,
-        remote,
-        access_given(given),
-        given.gguf,
-    )
+        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, access_given(given),
+        given.gguf, given.dtype, given.prefix_cache,
+    )  # fmt: skip
     try:
         serve(settings, greet=not given.die_with_parent)
     except (UserError, StageFailed) as error:
@@ -206,6 +201,8 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--max-queued-requests", type=int, default=0, help="requests that may wait for a place")
     add_access_arguments(parser)
     parser.add_argument("--gguf", type=Path, help="GGUF file of the model, which llama.cpp is to run")
+    parser.add_argument("--dtype", default="auto", help="what the embedded engine computes in, such as float32")
+    parser.add_argument("--prefix-cache", action=argparse.BooleanOptionalAction, help="read common beginnings once")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 
