@@ -83,6 +83,7 @@ class DrainingServer(Server):
             signal.signal(signal.SIGHUP, self._hang_up)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._desk.closing = True
         now = time.monotonic()
         self._deadline = now + self._drain_seconds if self._deadline is None else now
 
@@ -92,7 +93,6 @@ class DrainingServer(Server):
             self._wants_reading = False
             self._read_again()
         if self._deadline is not None:
-            self._desk.closing = True
             late = time.monotonic() >= self._deadline
             if late:
                 self._desk.cut()

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strangers import Stranger, handler
 
 from easyllm.core.chat import load_tokenizer
 from easyllm.serve.contract import Abilities, EngineFailed, Grammar, Remote, Sampling, Token
 from easyllm.serve.limits import Limits
 from easyllm.serve.wire import request_body
+from strangers import Stranger, handler
 
 LIMITS = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
 CHOICES = {80: -0.5, 81: -1.25, 82: -2.5, 83: -4.0}

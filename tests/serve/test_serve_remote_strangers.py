@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strangers import Stranger, handler
 
 from easyllm.core.chat import load_tokenizer
 from easyllm.core.errors import UserError
 from easyllm.serve.contract import EngineFailed, Remote, Sampling, Token
 from easyllm.serve.engine import greedy_tokens
 from easyllm.serve.limits import Limits
+from strangers import Stranger, handler
 
 LIMITS = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
 
