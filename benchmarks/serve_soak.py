@@ -40,6 +40,7 @@ GIVEN_UP, BAD = 0.2, 0.1
 OK, OVERLOADED = 200, 429
 REFUSALS = (400, 404, 413, 422)
 ANSWERED, REFUSED, BUSY, LEFT = "answered whole", "bad input refused", "refused with 429", "given up by the client"
+WRONG = "lost or wronged"
 WORDS = ["the", "sea", "and", "the", "ship", "go", "to", "灯塔的光", "慢慢熄灭", "船离开港口", "1", "2", "3", "\n"]
 
 
@@ -113,7 +114,7 @@ async def load(
         while time.monotonic() < end:
             request = any_request(dice)
             became = await send(url, request)
-            tally.ends[became if became in (ANSWERED, REFUSED, BUSY, LEFT) else "WRONG"] += 1
+            tally.ends[became if became in (ANSWERED, REFUSED, BUSY, LEFT) else WRONG] += 1
             if became not in (ANSWERED, REFUSED, BUSY, LEFT):
                 tally.wrongs.append(f"{became}: {request.path} {request.body[:200]!r}")
             if became == BUSY:
@@ -272,7 +273,7 @@ def report(tally: Tally, seconds: float, open_places: str) -> int:
     print(f"\n{seconds / 60:g} minutes, {total:,} requests\n")
     print("| what became of a request | requests | share |")
     print("|---|---:|---:|")
-    for name in (ANSWERED, REFUSED, BUSY, LEFT, "WRONG"):
+    for name in (ANSWERED, REFUSED, BUSY, LEFT, WRONG):
         print(f"| {name} | {tally.ends[name]:,} | {tally.ends[name] / total:.1%} |")
     print(f"\nMemory (PSS): {tally.memory[0]:,.0f} MB at first, {max(tally.memory):,.0f} MB at most, "
           f"{tally.memory[-1]:,.0f} MB at last; growth after the warm-up {growth:+.1%}")  # fmt: skip

@@ -18,7 +18,7 @@ def test_a_minute_of_everything_loses_nothing_and_leaves_nothing_open() -> None:
     command = [sys.executable, str(SCRIPT), "--minutes", "1", "--clients", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert "Left open at the end: nothing" in done.stdout, done.stdout + done.stderr
-    assert "| WRONG | 0 |" in done.stdout, done.stderr
+    assert "| lost or wronged | 0 |" in done.stdout, done.stderr
 
 
 def test_what_is_lost_or_wronged_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
