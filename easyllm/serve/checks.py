@@ -11,6 +11,7 @@ from easyllm.serve import address
 from easyllm.serve.access import access_of, access_problems
 from easyllm.serve.adapter_inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.gguf import gguf_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
 from easyllm.serve.precision import precision_problems
 
@@ -19,6 +20,7 @@ def check(job: Job[ServeConfig]) -> list[Problem]:
     """Every problem that can be seen in the recipe and in the model's own JSON files."""
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
     found += access_problems(job.config.host, access_of(job.config))
+    found += gguf_problems(job)
     found += precision_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
@@ -43,7 +45,7 @@ def port_problems(host: str, port: int) -> list[Problem]:
 
 def remote_problems(config: ServeConfig) -> list[Problem]:
     """SERVE-030 to SERVE-033. Whether the server answers is asked when it is needed: it may start later than we."""
-    if config.engine == "embedded":
+    if config.engine != "remote":
         unused = [name for name in ("remote", "remote_key_variable") if getattr(config, name) is not None]
         return [problem("SERVE-032", stage="serve", key=f"serve.{name}", name=name) for name in unused]
     found = []

@@ -16,8 +16,9 @@ class ServeConfig(Section):
 
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage's artifact, a directory, a .gguf file, hf:org/name or package:NAME."""
-    engine: Literal["embedded", "remote"] = "embedded"
-    """Who generates: this process with transformers, or a server such as vLLM that stands behind our API."""
+    engine: Literal["embedded", "llama.cpp", "remote"] = "embedded"
+    """Who generates: this process with transformers or, from a GGUF file on CPUs, with llama.cpp; or a server such as
+    vLLM that stands behind our API."""
     remote: str | None = None
     """Engine remote: base address of an OpenAI-compatible server of the same model, such as http://vllm:8000/v1."""
     remote_key_variable: Annotated[str, Field(min_length=1)] | None = None
@@ -63,6 +64,9 @@ class ServeConfig(Section):
 
     kubernetes: KubernetesConfig | None = None
     """Where the manifest for Kubernetes puts the server; nothing else reads it."""
+    gguf: Annotated[str | None, Takes("model", "exports")] = None
+    """Engine llama.cpp: the .gguf file, or an export or folder that has one. Tokenizer, template and end tokens stay
+    those of ``model``. Unset: ``model`` is the .gguf file itself."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Engine embedded: what it computes in; auto: float32 on a CPU, on a GPU bfloat16 where it is native."""
     prefix_cache: bool | None = None

@@ -11,9 +11,9 @@ from typing import Any
 
 from easyllm.core import recipe as recipes
 from easyllm.core.artifact import MANIFEST, Manifest, read_manifest
-from easyllm.core.digest import of_value
+from easyllm.core.digest import Digests, of_value
 from easyllm.core.errors import UserError, problem, refuse
-from easyllm.core.inputs import Input
+from easyllm.core.inputs import Input, Place, resolve
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.section import Section
@@ -49,7 +49,9 @@ def folder_job(folder: Path, overrides: Sequence[str]) -> Job[ServeConfig]:
     found = Input("model", str(model), "model", path=model, manifest=manifest, digest=digest)
     name = manifest.recipe if manifest else model.name
     # No place to write is needed: what may land in the cache (.gguf, hub ids) is never a folder.
-    job = Job("serve", config, {"model": found}, 0, name, run_dir=model, cache_dir=model, out=model)
+    here = Place(Path.cwd(), model, model, (), (), Digests(model / "no-digests.json"))
+    inputs = {"model": found, **resolve("serve", config.model_copy(update={"model": None}), here)}
+    job = Job("serve", config, inputs, 0, name, run_dir=model, cache_dir=model, out=model)
     problems = check(job)
     if problems:
         raise UserError(*problems)

@@ -11,6 +11,7 @@ from easyllm.serve.access import access_flags, access_of
 from easyllm.serve.adapter_inputs import adapter_bytes, settings_of
 from easyllm.serve.adapter_settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.gguf import ENGINE, gguf_files, llama_decision
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
 from easyllm.serve.precision import bytes_per_value
 
@@ -38,15 +39,21 @@ def plan(job: Job[ServeConfig]) -> Plan:
         figures["adapters in memory (MB)"] = round(adapters / 1e6, 1)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
-        commands = [shlex.join(server_command(path, served_name(job), job.config, limits, settings_of(job)))]
+        told = server_command(path, served_name(job), job.config, limits, settings_of(job), known_gguf(job))
+        commands = [shlex.join(told)]
     weights = path.joinpath("model.safetensors") if path and not remote else None
+    if job.config.engine == ENGINE:
+        weights = known_gguf(job)
     memory = cache + adapters + (weights.stat().st_size if weights and weights.is_file() else 0)
-    decisions = [engine_decision(job.config), why, *kubernetes_decision(job.config)]
+    decisions = [engine_decision(job), why, *kubernetes_decision(job.config)]
     return Plan(figures, commands, decisions, disk_bytes=1_000_000, memory_bytes=memory)
 
 
-def engine_decision(config: ServeConfig) -> Decision:
+def engine_decision(job: Job[ServeConfig]) -> Decision:
     """Which engine answers, and where it is."""
+    config = job.config
+    if config.engine == ENGINE:
+        return llama_decision(known_gguf(job))
     if config.engine == "remote":
         return Decision("engine", config.engine, say("why_engine_remote", url=config.remote))
     return Decision("engine", config.engine, say("why_engine_embedded"))
@@ -58,14 +65,22 @@ def kubernetes_decision(config: ServeConfig) -> list[Decision]:
     return [Decision("kubernetes", asked.image, say("why_kubernetes"))] if asked else []
 
 
+def known_gguf(job: Job[ServeConfig]) -> Path | None:
+    """The file of the engine llama.cpp, where it is there already."""
+    given = job.inputs.get("gguf") or job.inputs.get("model")
+    files = gguf_files(given) if given and job.config.engine == ENGINE else []
+    return files[0] if files else None
+
+
 def served_name(job: Job[ServeConfig]) -> str:
     """The model id that clients see."""
     return job.config.name or job.recipe
 
 
 def server_command(
-    model: Path, name: str, config: ServeConfig, limits: Limits, adapters: AdapterSettings, port: int | None = None
-) -> list[str]:
+    model: Path, name: str, config: ServeConfig, limits: Limits, adapters: AdapterSettings | None = None,
+    gguf: Path | None = None, port: int | None = None,
+) -> list[str]:  # fmt: skip
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     command = [
         sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
@@ -84,7 +99,9 @@ def server_command(
     command += ["--max-queued-requests", str(limits.queued_requests)]
     if port is None:  # a server of our own on loopback, asked by us alone, needs no door
         command += access_flags(access_of(config))
-    return [*command, *adapter_flags(adapters)]
+    if gguf:
+        command += ["--gguf", str(gguf)]
+    return [*command, *adapter_flags(adapters or AdapterSettings())]
 
 
 def embedded_flags(config: ServeConfig) -> list[str]:

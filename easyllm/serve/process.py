@@ -13,13 +13,13 @@ from easyllm.serve.plan import server_command
 
 @contextmanager
 def running_server(
-    model: Path, name: str, config: ServeConfig, adapters: AdapterSettings | None = None
+    model: Path, name: str, config: ServeConfig, adapters: AdapterSettings | None = None, gguf: Path | None = None
 ) -> Iterator[Running]:
     """A server of ``model``, stopped at the end of the block.
 
     What it says goes to our stderr. Raises StageFailed when it dies or cannot be stopped cleanly.
     """
     limits, _ = choose_limits(config, model_positions(read_json(model / "config.json")))
-    command = [*server_command(model, name, config, limits, adapters or AdapterSettings(), port=0), "--die-with-parent"]
-    with running(command, config.drain_seconds) as server:
+    command = server_command(model, name, config, limits, adapters, gguf, port=0)
+    with running([*command, "--die-with-parent"], config.drain_seconds) as server:
         yield server

@@ -46,7 +46,9 @@ class Rehearsal:
         return found
 
 
-def rehearse(model: Path, name: str, config: ServeConfig, adapters: AdapterSettings | None = None) -> Rehearsal:
+def rehearse(
+    model: Path, name: str, config: ServeConfig, adapters: AdapterSettings | None = None, gguf: Path | None = None
+) -> Rehearsal:
     """Ask the prompts of ``config.ask`` through every door of a server started for it.
 
     Raises UserError where the model may not be served and StageFailed where two answers differ.
@@ -59,7 +61,7 @@ def rehearse(model: Path, name: str, config: ServeConfig, adapters: AdapterSetti
     if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
         references, decision = reference_answers(model, tokenizer, ends, questions, config.dtype)
         decisions, exact = [decision], decision.value == "float32"
-    with running_server(model, name, config, adapters) as server:
+    with running_server(model, name, config, adapters, gguf) as server:
         answers = ask_all(server.url, name, questions) if questions else []
         seconds = server.seconds_to_healthy
     told = [

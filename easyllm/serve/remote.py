@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Abilities, EngineFailed, Loaded, Remote, Sampling, Scored, Token
 from easyllm.serve.introduction import introduce
 from easyllm.serve.limits import Limits
+from easyllm.serve.remote_abilities import find_abilities
 from easyllm.serve.upstream import TOO_MANY_REQUESTS, Upstream
-from easyllm.serve.wire import BAD_GATEWAY, Unfit, request_body
+from easyllm.serve.wire import BAD_GATEWAY, UNPROCESSABLE, Unfit, request_body
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 LOOK_EVERY_SECONDS = 2.0
-NOT_FOUND, NOT_IMPLEMENTED = 404, 501
+NOT_FOUND = 404
+REFUSALS = (400, UNPROCESSABLE)
 
 
 def load_remote(directory: Path, name: str, limits: Limits, remote: Remote) -> Loaded:
@@ -47,6 +50,7 @@ class RemoteEngine:
         self._prompts = warm_up_prompts(tokenizer, limits)
         self._model = ""
         """What the upstream calls the model."""
+        self._abilities = Abilities()
         self._trouble: str | None = say("upstream_away")
         self._running = 0
         self._stopped = False
@@ -63,10 +67,18 @@ class RemoteEngine:
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities()
+        """What the upstream has shown when it introduced itself."""
+        return self._abilities
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
-        raise EngineFailed("a remote engine does not score given tokens", NOT_IMPLEMENTED)
+        self._running += 1
+        try:
+            return await self._upstream.scores(self._model, ids, likeliest)
+        except EngineFailed as error:
+            self._note_failure(error)
+            raise
+        finally:
+            self._running -= 1
 
     async def generate(
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
@@ -84,6 +96,9 @@ class RemoteEngine:
                             return
             raise EngineFailed(say("upstream_cut"), BAD_GATEWAY)
         except EngineFailed as error:
+            if sampling.grammar and isinstance(error, Unfit) and error.its_status in REFUSALS:
+                # Without a grammar it never refuses what our routes let through: this one it cannot keep.
+                raise EngineFailed(f"the grammar cannot be used: {error.reason}", UNPROCESSABLE) from error
             self._note_failure(error)
             raise
         finally:
@@ -111,11 +126,21 @@ class RemoteEngine:
 
     def _meet(self) -> None:
         """Raises EngineFailed where it is not ready and UserError where it does not fit."""
-        self._model = asyncio.run(
-            introduce(self._upstream, self._name, self._tokenizer, self._ends, self._limits, self._prompts)
-        )
+        self._model, self._abilities = asyncio.run(self._introduced())
         self._trouble = None
         note(say("serve_upstream_here", url=self._upstream.url, model=self._model))
+        shown = asdict(self._abilities)
+        lacking = ", ".join(name for name, has in shown.items() if not has) or "-"
+        having = ", ".join(name for name, has in shown.items() if has) or "-"
+        note(say("serve_upstream_abilities", having=having, lacking=lacking))
+
+    async def _introduced(self) -> tuple[str, Abilities]:
+        """(the model to ask for, what the server can do with it)."""
+        model = await introduce(
+            self._upstream, self._name, self._tokenizer, self._ends, self._limits, self._prompts
+        )  # fmt: skip
+        prompt = self._prompts[0]
+        return model, await find_abilities(self._upstream, model, self._tokenizer, self._ends, prompt)
 
     def _lose(self, reason: str) -> None:
         if self._trouble is None:

@@ -11,6 +11,7 @@ from easyllm.serve.adapter_inputs import adapter_problems, settings_of
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
+from easyllm.serve.gguf import chosen_gguf
 from easyllm.serve.limits import choose_limits, limit_problems, model_positions, read_json
 from easyllm.serve.plan import engine_decision, served_name
 
@@ -20,13 +21,13 @@ def run(job: Job[ServeConfig]) -> Result:
     from easyllm.serve.rehearsal import rehearse
 
     model = servable(job)
-    found = rehearse(model, served_name(job), job.config, settings_of(job))
+    found = rehearse(model, served_name(job), job.config, settings_of(job), chosen_gguf(job))
     metrics = found.metrics()
     document = {"model": served_name(job), "metrics": metrics, "answers": found.answers}
     (job.out / "served.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (job.out / "served.md").write_text(as_markdown(served_name(job), metrics, found.answers), "utf-8")
     _, limit = choose_limits(job.config, model_positions(read_json(model / "config.json")))
-    decisions = [engine_decision(job.config), *found.decisions, limit]
+    decisions = [engine_decision(job), *found.decisions, limit]
     return Result("served", metrics, decisions, {"answers": found.answers})
 
 
@@ -39,8 +40,8 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
     settings = Settings(
-        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, access_of(config),
-        dtype=config.dtype, prefix_cache=config.prefix_cache, adapters=settings_of(job),
+        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote,
+        access_of(config), chosen_gguf(job), config.dtype, config.prefix_cache, settings_of(job),
     )  # fmt: skip
     serve(settings, greet=True)
 
@@ -50,6 +51,7 @@ def servable(job: Job[ServeConfig]) -> Path:
 
     For the remote engine the weights stay where they are: tokenizer, template and configuration are enough.
     """
+    chosen_gguf(job)  # before anything is fetched
     fetch = local_tokenizer if job.config.engine == "remote" else local_model
     model = fetch(job.inputs["model"], job.cache_dir, "serve")
     problems = limit_problems(job.config, model_positions(read_json(model / "config.json")))

@@ -44,6 +44,8 @@ class Settings:
     """Where the remote engine is; None makes the embedded one."""
     access: Access = field(default_factory=Access)
     """Who may ask."""
+    gguf: Path | None = None
+    """What the engine llama.cpp runs; None makes another one."""
     dtype: str = "auto"
     prefix_cache: bool | None = None
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
@@ -83,6 +85,10 @@ def load(settings: Settings) -> Loaded:
         from easyllm.serve.remote import load_remote
 
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
+    if settings.gguf:
+        from easyllm.serve.llama_loading import load_llama
+
+        return load_llama(settings.model, settings.gguf, settings.limits)
     from easyllm.serve import loading
 
     return loading.load(
@@ -176,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
     settings = Settings(
         given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, access_given(given),
-        dtype=given.dtype, prefix_cache=given.prefix_cache, adapters=adapters_of(given),
+        given.gguf, given.dtype, given.prefix_cache, adapters_of(given),
     )  # fmt: skip
     try:
         serve(settings, greet=not given.die_with_parent)
@@ -198,9 +204,10 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
     parser.add_argument("--max-queued-requests", type=int, default=0, help="requests that may wait for a place")
     add_access_arguments(parser)
+    add_adapter_arguments(parser)
+    parser.add_argument("--gguf", type=Path, help="GGUF file of the model, which llama.cpp is to run")
     parser.add_argument("--dtype", default="auto", help="what the embedded engine computes in, such as float32")
     parser.add_argument("--prefix-cache", action=argparse.BooleanOptionalAction, help="read common beginnings once")
-    add_adapter_arguments(parser)
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 

@@ -11,8 +11,8 @@ import httpx
 
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
-from easyllm.serve.contract import EngineFailed, Remote
-from easyllm.serve.wire import BAD_GATEWAY, Event, Unfit, event_of
+from easyllm.serve.contract import EngineFailed, Remote, Scored
+from easyllm.serve.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 300.0
@@ -80,7 +80,17 @@ class Upstream:
                     chunk = json.loads(text)
                     if "error" in chunk or chunk.get("object") == "error":
                         raise EngineFailed(say("upstream_failed", reason=self._reason(chunk)), BAD_GATEWAY)
-                    yield event_of(chunk)
+                    yield event_of(chunk, body["logprobs"])
+
+    async def scores(self, model: str, ids: list[int], likeliest: int) -> list[Scored]:
+        """Log-probabilities of ``ids``, and of the likeliest tokens at their places."""
+        timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+        with self._told_plainly():
+            async with httpx.AsyncClient(timeout=timeout, **self._options) as client:
+                body = score_body(model, ids, likeliest)
+                answer = await client.post(f"{self.url}/completions", json=body)
+            self._require_ok(answer)
+            return scores_of(answer.json(), ids, likeliest)
 
     def _require_ok(self, answer: httpx.Response) -> None:
         status = answer.status_code

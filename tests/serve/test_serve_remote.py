@@ -121,7 +121,7 @@ def test_token_ids_say_what_their_text_says_and_strange_ones_are_refused(served:
     as_text = post(served, "/v1/completions", {**asked, "prompt": "the sea"}).json()
     as_ids = post(served, "/v1/completions", {**asked, "prompt": served.tokenizer.encode("the sea")}).json()
     assert as_text["choices"] == as_ids["choices"]
-    for wrong in ([], [len(served.tokenizer)], [-1], [[1, 2], [3]]):
+    for wrong in ([], [len(served.tokenizer)], [-1], [[1], "a"]):
         refused = post(served, "/v1/completions", {**asked, "prompt": wrong})
         assert refused.status_code == 400, wrong
         assert refused.json()["error"]["param"].startswith("prompt")
@@ -244,7 +244,7 @@ def test_the_plan_says_which_engine_answers_and_why(serve_model: Path, serve_job
     assert (made.decisions[0].what, made.decisions[0].value) == ("engine", "remote")
     assert url in made.decisions[0].why
     assert made.memory_bytes == 0
-    assert made.commands[0].endswith(f"--remote {url} --remote-key-variable HOME")
+    assert f"--remote {url} --remote-key-variable HOME" in made.commands[0]
     own = plan.plan(serve_job(serve_model))
     assert own.decisions[0].value == "embedded"
     assert "--remote" not in own.commands[0]
