@@ -30,7 +30,7 @@ class Line:
     margin: float
     """The same after training. The reward is the objective's own: see ``rewards``."""
     accuracy: float
-    """Share of pairs whose chosen answer has the higher reward; of single answers, of those that moved the right way."""
+    """Share of pairs whose chosen answer has the higher reward; of single answers, of those that went the right way."""
     preferred_before: float | None
     """Share of pairs whose chosen answer was the likelier one, before; None where no row is a pair."""
     preferred_after: float | None

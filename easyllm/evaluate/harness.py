@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,11 @@ class Tasks:
         return {name: _metrics(values) for name, values in found["results"].items()}
 
     def _of_name(self, job: Job[EvaluateConfig], name: str) -> list[Any]:
+        data = job.inputs["task_data"].path if "task_data" in job.inputs else None
         try:
-            return list(self._manager.load([name])["tasks"].values())
+            # datasets takes org/name for a folder where there is one, seen from where it stands.
+            with chdir(data) if data else nullcontext():
+                return list(self._manager.load([name])["tasks"].values())
         except (OSError, ValueError, KeyError, ImportError) as error:  # datasets' own errors are OSErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise refuse("EVAL-014", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error

@@ -10,6 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from easyllm.core.errors import failed
+from easyllm.core.memory import give_memory_back
 from easyllm.core.parity import Parity, compare
 from easyllm.core.tuning.adapted import load_adapted
 from easyllm.merge.probes import answers, logits, prompts
@@ -43,7 +44,8 @@ def computes_exactly(quantisation: Mapping[str, Any] | None) -> bool:
 def ask_pair(found: Sequence[Source], directory: Path, tokenizer: Any, dequantised: bool = False) -> tuple[Said, Said]:
     """(the base, the base with its adapters), as they were in training; nothing of them stays in memory.
 
-    ``dequantised``: computing in fp32 with what the bits of the base stand for. PEFT itself adds several adapters up here, layer by layer as they compute: another way than the merge's own.
+    ``dequantised``: computing in fp32 with what the bits of the base stand for. PEFT itself adds several adapters up
+    here, layer by layer as they compute: another way than the merge's own.
     """
     model = load_adapted(found[0].path, found[0].records, directory, torch.float32, dequantised=dequantised)
     names = ["default", *[f"adapter_{index}" for index in range(1, len(found))]]
@@ -60,6 +62,7 @@ def ask_pair(found: Sequence[Source], directory: Path, tokenizer: Any, dequantis
     pair = ask(model, tokenizer)
     del model
     gc.collect()
+    give_memory_back()
     return before, pair
 
 

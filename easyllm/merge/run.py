@@ -13,6 +13,7 @@ from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import UserError, failed
 from easyllm.core.families.shards import write_shards
 from easyllm.core.families.weights import HfFiles
+from easyllm.core.memory import give_memory_back
 from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
 from easyllm.core.parity import compare
@@ -47,6 +48,7 @@ def run(job: Job[MergeConfig]) -> Result:
     dtypes = _write(job, directory)
     ends = save_beside(tokenizer, directory, job.out)
     _require_seal(job.out, records["template"]["hash"])
+    give_memory_back()  # of the files just written
     proof = _prove(job, directory, tokenizer)
     shutil.rmtree(job.out / EXACT, ignore_errors=True)
     return _result(job, made_of(found, directory), proof, dtypes, ends)
@@ -90,6 +92,7 @@ def _ask_files(directory: Path, tokenizer: Any) -> Said:
     said = ask(model, tokenizer)
     del model
     gc.collect()
+    give_memory_back()
     return said
 
 
