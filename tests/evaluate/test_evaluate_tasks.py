@@ -121,20 +121,18 @@ def test_a_shipped_task_is_scored_by_its_name_from_a_local_copy_of_its_data(tune
     copy = tmp_path / "data" / "allenai" / "ai2_arc"
     (copy / "ARC-Easy").mkdir(parents=True)
     for split in ("train", "validation", "test"):
+        texts = ["The door is red.", "Number 3 is 9."]
         rows = [
-            {
-                "id": f"{split}{n}", "question": f"What is number {n}?", "answerKey": "B",
-                "choices": {"text": ["Red.", f"Number {n} is {n * n}."], "label": ["A", "B"]},
-            }
-            for n in range(4)
-        ]  # fmt: skip
+            {"id": split, "question": question, "answerKey": key, "choices": {"text": texts, "label": ["A", "B"]}}
+            for question, key in (("What colour is the door?", "A"), ("What is number 3?", "B"))
+        ]
         write_rows(copy / "ARC-Easy" / f"{split}.jsonl", rows)
     files = [{"split": split, "path": f"ARC-Easy/{split}.jsonl"} for split in ("train", "validation", "test")]
     head = yaml.safe_dump({"configs": [{"config_name": "ARC-Easy", "data_files": files}]})
     (copy / "README.md").write_text(f"---\n{head}---\n")
     found, _ = evaluate(tuned, tasks=["arc_easy"], task_data=str(tmp_path / "data"))
     assert found["tuned_arc_easy_acc"] == 1.0  # what was taught
-    assert found["base_arc_easy_acc"] < 1.0  # which knows nothing, and takes the shorter answer
+    assert found["base_arc_easy_acc"] < 1.0  # which knows nothing, and says the likelier text to both questions
 
 
 @pytest.mark.slow
