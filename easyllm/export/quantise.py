@@ -77,9 +77,9 @@ def quantise(source: Path, out: Path, advance: Callable[[], None]) -> dict[str, 
     writer = gguf.GGUFWriter(out, shape.architecture)
     _copy_fields(reader, writer)
     for tensor, wanted in zip(reader.tensors, types, strict=True):
-        shape = _byte_shape(tensor.shape[::-1].tolist(), wanted)
-        nbytes = int(numpy.prod(shape))
-        writer.add_tensor_info(tensor.name, shape, numpy.dtype(numpy.uint8), nbytes, raw_dtype=wanted)
+        in_bytes = _byte_shape(tensor.shape[::-1].tolist(), wanted)
+        nbytes = int(numpy.prod(in_bytes))
+        writer.add_tensor_info(tensor.name, in_bytes, numpy.dtype(numpy.uint8), nbytes, raw_dtype=wanted)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

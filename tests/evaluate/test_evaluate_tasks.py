@@ -121,18 +121,21 @@ def test_a_shipped_task_is_scored_by_its_name_from_a_local_copy_of_its_data(tune
     copy = tmp_path / "data" / "allenai" / "ai2_arc"
     (copy / "ARC-Easy").mkdir(parents=True)
     for split in ("train", "validation", "test"):
-        texts = ["The door is red.", "Number 3 is 9."]
+        squares = [f"Number {n} is {n * n}." for n in range(9)]
         rows = [
-            {"id": split, "question": question, "answerKey": key, "choices": {"text": texts, "label": ["A", "B"]}}
-            for question, key in (("What colour is the door?", "A"), ("What is number 3?", "B"))
-        ]
+            {
+                "id": f"{split}{n}", "question": f"What is number {n}?", "answerKey": "A",
+                "choices": {"text": squares[n : n + 2], "label": ["A", "B"]},
+            }
+            for n in range(8)
+        ]  # fmt: skip
         write_rows(copy / "ARC-Easy" / f"{split}.jsonl", rows)
     files = [{"split": split, "path": f"ARC-Easy/{split}.jsonl"} for split in ("train", "validation", "test")]
     head = yaml.safe_dump({"configs": [{"config_name": "ARC-Easy", "data_files": files}]})
     (copy / "README.md").write_text(f"---\n{head}---\n")
     found, _ = evaluate(tuned, tasks=["arc_easy"], task_data=str(tmp_path / "data"))
-    assert found["tuned_arc_easy_acc"] == 1.0  # what was taught
-    assert found["base_arc_easy_acc"] < 1.0  # which knows nothing, and says the likelier text to both questions
+    assert found["tuned_arc_easy_acc"] > 0.8  # what was taught
+    assert found["base_arc_easy_acc"] < 0.8  # of a random model
 
 
 @pytest.mark.slow

@@ -82,8 +82,11 @@ def test_the_real_model_answers_what_it_was_taught_wherever_it_is_asked(
     assert scores["same_tokens_tuned_served"] == count
     if method == "full":
         return
-    assert scores["adapter_hits"] == scores["same_tokens_adapter_merged"] == count
-    assert done["merge"].metrics["greedy_agreement"] == 1.0  # 32 tokens after each golden conversation
+    assert scores["adapter_hits"] == count
+    # 8 bits round what goes into a layer too, which no merged model does: one answer may have other words for it.
+    assert scores["same_tokens_adapter_merged"] >= count - (method == "int8")
+    # Computing in fp32 on what the bits stand for: 32 tokens after each golden conversation.
+    assert done["merge"].metrics["greedy_agreement"] == 1.0
     tied_head_is_whole(tmp_path / "runs" / method / "finetune", done["finetune"], model_cache)
 
 
