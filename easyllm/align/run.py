@@ -61,7 +61,7 @@ def run(job: Job[AlignConfig]) -> Result:
     report = [
         line
         for name, part, b, a in zip(("train", "held_out"), (rows.train, rows.held_out), before, after, strict=True)
-        for line in table.lines(name, part, b, a, job.config.beta)
+        for line in table.lines(name, part, b, a, job.config.objective, job.config.beta)
     ]
 
     write_curve(curve, job.out)
@@ -210,5 +210,7 @@ def _write_report(job: Job[AlignConfig], report: list[table.Line], rows: Rows) -
     drawn = table.as_markdown(report)
     note(say("align_table", objective=job.config.objective) + "\n\n" + drawn)
     head = say("align_report", objective=job.config.objective, beta=job.config.beta, base=job.inputs["base"].ref)
-    write_whole(job.out / "report.md", f"{head}\n\n{drawn}\n{say('align_report_columns')}\n")
+    reward = say("align_reward_orpo" if job.config.objective == "orpo" else "align_reward_gain")
+    columns = say("align_report_columns", reward=reward)
+    write_whole(job.out / "report.md", f"{head}\n\n{drawn}\n{columns}\n")
     write_whole(job.out / "audit.json", json.dumps(rows.audit, indent=2, ensure_ascii=False) + "\n")

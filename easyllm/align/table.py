@@ -18,41 +18,65 @@ class Line:
     file: str
     rows: int
     chosen_before: float
-    """Mean log-probability of the chosen answers in nats, before training; this is the reference."""
+    """Mean log-probability of the chosen answers in nats, before training: the reference of dpo and kto.
+
+    Of a whole answer; for orpo, which knows nothing else, of its average token.
+    """
     chosen_after: float
     rejected_before: float
     rejected_after: float
+    margin_before: float
+    """Mean reward of chosen minus rejected, before training: zero but for orpo."""
     margin: float
-    """Mean reward of chosen minus rejected, beta times what their log-probabilities gained; zero before training."""
+    """The same after training. The reward is the objective's own: see ``rewards``."""
     accuracy: float
-    """Share of pairs whose chosen answer gained more; of single answers, of those that moved the right way."""
+    """Share of pairs whose chosen answer has the higher reward; of single answers, of those that went the right way."""
     preferred_before: float | None
     """Share of pairs whose chosen answer was the likelier one, before; None where no row is a pair."""
     preferred_after: float | None
 
 
-def lines(part: str, rows: Sequence[Encoded], before: Measured, after: Measured, beta: float) -> list[Line]:
+def lines(
+    part: str, rows: Sequence[Encoded], before: Measured, after: Measured, objective: str, beta: float
+) -> list[Line]:
     """One line for each file, in the order they were given; one for all of them where there are several."""
+    if objective == "orpo":
+        before, after = (_of_average_token(rows, measured) for measured in (before, after))
     files = list(dict.fromkeys(row.source.file for row in rows))
-    found = []
-    for file in files:
-        at = [number for number, row in enumerate(rows) if row.source.file == file]
-        found.append(_line(part, file.name, [before[n] for n in at], [after[n] for n in at], beta))
+    groups = [(file.name, [at for at, row in enumerate(rows) if row.source.file == file]) for file in files]
     if len(files) > 1:
-        found.append(_line(part, "*", before, after, beta))
-    return found
+        groups.append(("*", list(range(len(rows)))))
+    return [_line(part, name, [before[n] for n in at], [after[n] for n in at], objective, beta) for name, at in groups]
 
 
-def _line(part: str, file: str, before: Measured, after: Measured, beta: float) -> Line:
-    gains = [{good: a[good] - b[good] for good in b} for b, a in zip(before, after, strict=True)]
+def _of_average_token(rows: Sequence[Encoded], measured: Measured) -> Measured:
+    lengths = [{good: len(ids) for ids, good in row.answers()} for row in rows]
+    return [
+        {good: value / count[good] for good, value in row.items()} for count, row in zip(lengths, measured, strict=True)
+    ]
+
+
+def rewards(now: Measured, start: Measured, objective: str, beta: float) -> Measured:
+    """What the trainer of ``objective`` calls an answer's reward.
+
+    dpo, kto: beta times what its log-probability gained since the start (the reference). orpo has no reference: beta
+    times the log-probability of its average token, which is what its odds are made of.
+    """
+    if objective == "orpo":
+        return [{good: beta * value for good, value in row.items()} for row in now]
+    return [{good: beta * (row[good] - old[good]) for good in row} for row, old in zip(now, start, strict=True)]
+
+
+def _line(part: str, file: str, before: Measured, after: Measured, objective: str, beta: float) -> Line:
+    first, last = (rewards(measured, before, objective, beta) for measured in (before, after))
     pairs = [at for at, row in enumerate(before) if len(row) == 2]
-    right = [gains[at][True] > gains[at][False] for at in pairs]
-    right += [(value > 0) == good for row in gains if len(row) == 1 for good, value in row.items()]
+    right = [last[at][True] > last[at][False] for at in pairs]
+    right += [(value > 0) == good for row in last if len(row) == 1 for good, value in row.items()]
     return Line(
         part, file, len(before),
         chosen_before=_mean(before, True), chosen_after=_mean(after, True),
         rejected_before=_mean(before, False), rejected_after=_mean(after, False),
-        margin=beta * (_mean(gains, True) - _mean(gains, False)),
+        margin_before=_mean(first, True) - _mean(first, False), margin=_mean(last, True) - _mean(last, False),
         accuracy=sum(right) / len(right),
         preferred_before=_preferred([before[at] for at in pairs]),
         preferred_after=_preferred([after[at] for at in pairs]),
@@ -75,7 +99,7 @@ def as_records(table: Sequence[Line]) -> list[dict[str, Any]]:
 def as_markdown(table: Sequence[Line]) -> str:
     """The table as it stands in report.md and on the terminal."""
     head = "| " + " | ".join(say("align_columns").split("|")) + " |"
-    rule = "|---|---|" + "---:|" * 9
+    rule = "|---|---|" + "---:|" * 10
     return "\n".join([head, rule, *[_row(line) for line in table]]) + "\n"
 
 
@@ -83,7 +107,8 @@ def _row(line: Line) -> str:
     cells = [
         say("align_part_train") if line.part == "train" else say("align_part_held_out"), line.file, str(line.rows),
         f"{line.chosen_before:.2f}", f"{line.chosen_after:.2f}",
-        f"{line.rejected_before:.2f}", f"{line.rejected_after:.2f}", f"{line.margin:+.3f}", f"{line.accuracy:.0%}",
+        f"{line.rejected_before:.2f}", f"{line.rejected_after:.2f}", f"{line.margin_before:+.3f}",
+        f"{line.margin:+.3f}", f"{line.accuracy:.0%}",
         *("-" if share is None else f"{share:.0%}" for share in (line.preferred_before, line.preferred_after)),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"

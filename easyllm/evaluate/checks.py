@@ -41,7 +41,9 @@ def _unused(job: Job[EvaluateConfig]) -> list[Problem]:
     config = job.config
     if config.tasks or "task_files" in job.inputs:
         return []
-    keys = [key for key in ("task_folder", "chat", "shots", "limit_rows") if key in config.model_fields_set]
+    keys = [
+        key for key in ("task_data", "task_folder", "chat", "shots", "limit_rows") if key in config.model_fields_set
+    ]
     return [problem("EVAL-018", stage=job.stage, key=f"evaluate.{key}") for key in keys]
 
 

@@ -39,7 +39,9 @@ class EvaluateConfig(Section):
     batch_samples: int = Field(default=8, ge=1)
     """Rows and prompts worked on at once."""
     tasks: list[str] = Field(default=[])
-    """lm-eval tasks by name; nothing is downloaded, so the data of those it ships must be in the cache already."""
+    """lm-eval tasks by name; nothing is downloaded: data of those it ships comes from ``task_data`` or the cache."""
+    task_data: Annotated[str | None, Takes("artifact", foreign=True)] = None
+    """A folder with copies of the tasks' data sets by their names on the hub, such as allenai/ai2_arc in it."""
     task_files: Annotated[list[str] | None, Takes("files")] = None
     """Your own tasks, a file each: rows {"question", "choices", "answer"} or {"prompt", "answer", "match"}."""
     task_folder: Annotated[str | None, Takes("artifact", foreign=True)] = None

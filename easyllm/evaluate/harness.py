@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -36,6 +37,7 @@ class Tasks:
     def __init__(self, job: Job[EvaluateConfig], own: Sequence[TaskFile]) -> None:
         """Raises UserError EVAL-013 for a name that nobody knows and EVAL-014 where a task's data is not here."""
         self._config = job.config
+        self._made = TemporaryDirectory()  # holds what is read of task_data, for as long as the tasks are
         names = job.config.tasks
         folder = job.inputs["task_folder"].path if "task_folder" in job.inputs else None
         with _quiet():
@@ -66,8 +68,10 @@ class Tasks:
         return {name: _metrics(values) for name, values in found["results"].items()}
 
     def _of_name(self, job: Job[EvaluateConfig], name: str) -> list[Any]:
+        data = job.inputs["task_data"].path if "task_data" in job.inputs else None
         try:
-            return list(self._manager.load([name])["tasks"].values())
+            with _copies_in(data, Path(self._made.name)) if data else nullcontext():
+                return list(self._manager.load([name])["tasks"].values())
         except (OSError, ValueError, KeyError, ImportError) as error:  # datasets' own errors are OSErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise refuse("EVAL-014", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error
@@ -142,6 +146,21 @@ def _manager(folder: Path | None, names: Sequence[str]) -> TaskManager:
         return own
     note(say("evaluate_reading_tasks"))
     return TaskManager(include_path=where)
+
+
+@contextmanager
+def _copies_in(folder: Path, made: Path) -> Iterator[None]:
+    """datasets takes org/name for a folder where there is one, seen from where it stands.
+
+    It keeps what it has read by that short name, whichever folder that was, so nothing is kept beyond this run.
+    """
+    kept = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = made
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = kept
 
 
 def _as_task(file: TaskFile, config: EvaluateConfig) -> dict[str, Any]:

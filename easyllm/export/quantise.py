@@ -1,11 +1,13 @@
 """q4_k_m: the types that llama.cpp chooses for each tensor, made by llama.cpp's own quantiser, a tensor at a time.
 
 The wheel of xllamacpp carries ggml's quantiser but not the program that chooses (llama-quantize), so the choice of
-Q4_K_M stands here: half of attn_v and ffn_down in 6 bits, the head too, fused qkv in 5, the rest in 4.
+Q4_K_M stands here, as src/llama-quant.cpp has it: half of the layers give attn_v, fused qkv and ffn_down 6 bits, the
+head has 6 too, the rest 4; models of eight experts, 80 layers and Falcon's shape have rules of their own.
 """
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,48 @@ FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 
 
-def chosen_type(name: str, row: int, layers: int, tied: bool) -> Any:
+@dataclass(frozen=True)
+class Shape:
+    """What the choice depends on, besides the tensor."""
+
+    layers: int
+    tied: bool
+    """Whether the embedding is the head too."""
+    architecture: str = "llama"
+    experts: int = 0
+    heads_a_value: int = 1
+    """Query heads that share one value head."""
+
+
+def chosen_type(name: str, row: int, shape: Shape) -> Any:
     """The type of one matrix with rows of ``row`` values."""
-    wanted = Type.Q4_K
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
-        wanted = Type.Q6_K
-    elif ".attn_qkv." in name:
-        wanted = Type.Q5_K
-    elif (".attn_v." in name or ".ffn_down." in name) and more_bits(int(name.split(".")[1]), layers):
-        wanted = Type.Q6_K
+    head = name == "output.weight" or (shape.tied and name == "token_embd.weight")
+    if head and shape.architecture == "falcon":
+        return Type.Q8_0
+    wanted = Type.Q6_K if head else _of_layer(name, shape)
     if row % gguf.GGML_QUANT_SIZES[wanted][0]:
         wanted = FALLBACK[wanted]
     return Type.F16 if row % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
+
+
+def _of_layer(name: str, shape: Shape) -> Any:
+    parts = name.split(".")
+    what, layer = parts[-2], int(parts[1]) if parts[0] == "blk" else 0
+    eight = shape.experts == 8
+    if what in ("attn_v", "attn_qkv", "attn_kv_b"):
+        if eight:
+            return Type.Q8_0
+        shared = shape.layers == 80 and shape.heads_a_value > 1  # the value heads of a 70B are few, so they are spared
+        return Type.Q6_K if more_bits(layer, shape.layers) else Type.Q5_K if shared else Type.Q4_K
+    if what in ("attn_k", "attn_output") and eight:
+        return Type.Q8_0 if what == "attn_k" else Type.Q5_K
+    if what.startswith("ffn_down"):
+        if shape.architecture != "falcon":
+            return Type.Q6_K if more_bits(layer, shape.layers) else Type.Q4_K
+        if layer < shape.layers // 16:
+            return Type.Q6_K
+        return Type.Q5_K if more_bits(layer, shape.layers) else Type.Q4_K
+    return Type.Q4_K
 
 
 def more_bits(layer: int, layers: int) -> bool:
@@ -40,16 +72,14 @@ def more_bits(layer: int, layers: int) -> bool:
 def quantise(source: Path, out: Path, advance: Callable[[], None]) -> dict[str, int]:
     """Write ``out`` from a GGUF of 16 or 32 bits; gives how many tensors are of which type."""
     reader = gguf.GGUFReader(source)
-    architecture = reader.fields["general.architecture"].contents()
-    layers = int(reader.fields[f"{architecture}.block_count"].contents())
-    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
-    types = [_type_of(tensor, layers, tied) for tensor in reader.tensors]
-    writer = gguf.GGUFWriter(out, architecture)
+    shape = _shape(reader)
+    types = [_type_of(tensor, shape) for tensor in reader.tensors]
+    writer = gguf.GGUFWriter(out, shape.architecture)
     _copy_fields(reader, writer)
     for tensor, wanted in zip(reader.tensors, types, strict=True):
-        shape = _byte_shape(tensor.shape[::-1].tolist(), wanted)
-        nbytes = int(numpy.prod(shape))
-        writer.add_tensor_info(tensor.name, shape, numpy.dtype(numpy.uint8), nbytes, raw_dtype=wanted)
+        in_bytes = _byte_shape(tensor.shape[::-1].tolist(), wanted)
+        nbytes = int(numpy.prod(in_bytes))
+        writer.add_tensor_info(tensor.name, in_bytes, numpy.dtype(numpy.uint8), nbytes, raw_dtype=wanted)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -60,11 +90,25 @@ def quantise(source: Path, out: Path, advance: Callable[[], None]) -> dict[str, 
     return {wanted.name: types.count(wanted) for wanted in sorted(set(types))}
 
 
-def _type_of(tensor: Any, layers: int, tied: bool) -> Any:
+def _shape(reader: Any) -> Shape:
+    architecture = reader.fields["general.architecture"].contents()
+
+    def number(key: str, absent: int) -> int:
+        field = reader.fields.get(f"{architecture}.{key}")
+        found = absent if field is None else field.contents()
+        return int(max(found) if isinstance(found, list) else found)
+
+    heads = number("attention.head_count", 1)
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    shared = heads // max(1, number("attention.head_count_kv", heads))
+    return Shape(number("block_count", 0), tied, architecture, number("expert_count", 0), shared)
+
+
+def _type_of(tensor: Any, shape: Shape) -> Any:
     name = tensor.name
     if len(tensor.shape) < 2 or not name.endswith("weight") or name.endswith(KEPT):
         return tensor.tensor_type
-    return chosen_type(name, int(tensor.shape[0]), layers, tied)
+    return chosen_type(name, int(tensor.shape[0]), shape)
 
 
 def _byte_shape(shape: list[int], wanted: Any) -> list[int]:

@@ -13,6 +13,7 @@ from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import UserError, failed
 from easyllm.core.families.shards import write_shards
 from easyllm.core.families.weights import HfFiles
+from easyllm.core.memory import give_memory_back
 from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
 from easyllm.core.parity import compare
@@ -22,7 +23,7 @@ from easyllm.core.tuning.targets import meta_model
 from easyllm.merge.checks import check
 from easyllm.merge.config import MergeConfig
 from easyllm.merge.made_of import made_of
-from easyllm.merge.proof import Proof, Said, ask, ask_pair, require_change
+from easyllm.merge.proof import Proof, Said, ask, ask_pair, computes_exactly, require_change
 from easyllm.merge.sources import sources
 from easyllm.merge.weights import Merged, changes_nothing
 
@@ -47,6 +48,7 @@ def run(job: Job[MergeConfig]) -> Result:
     dtypes = _write(job, directory)
     ends = save_beside(tokenizer, directory, job.out)
     _require_seal(job.out, records["template"]["hash"])
+    give_memory_back()  # of the files just written
     proof = _prove(job, directory, tokenizer)
     shutil.rmtree(job.out / EXACT, ignore_errors=True)
     return _result(job, made_of(found, directory), proof, dtypes, ends)
@@ -74,12 +76,15 @@ def _write(job: Job[MergeConfig], directory: Path) -> list[str]:
 def _prove(job: Job[MergeConfig], directory: Path, tokenizer: Any) -> Proof:
     """One model is in memory at a time."""
     found = sources(job)
-    before, pair = ask_pair(found, directory, tokenizer)
-    require_change(before, pair, found[0].records["base"]["ref"])
+    before, trained = ask_pair(found, directory, tokenizer)
+    require_change(before, trained, found[0].records["base"]["ref"])
+    pair = trained
+    if not computes_exactly(found[0].records.get("quantisation")):
+        _, pair = ask_pair(found, directory, tokenizer, dequantised=True)
     exact = job.out / EXACT
     rounded = _ask_files(job.out, tokenizer)
     merged = _ask_files(exact, tokenizer) if exact.is_dir() else rounded
-    return Proof(before, pair, merged, rounded, found[0].records.get("quantisation"))
+    return Proof(before, pair, merged, rounded, trained)
 
 
 def _ask_files(directory: Path, tokenizer: Any) -> Said:
@@ -87,6 +92,7 @@ def _ask_files(directory: Path, tokenizer: Any) -> Said:
     said = ask(model, tokenizer)
     del model
     gc.collect()
+    give_memory_back()
     return said
 
 
@@ -101,7 +107,10 @@ def _result(job: Job[MergeConfig], origin: dict[str, Any], proof: Proof, dtypes:
     parity = proof.require()
     change = compare(proof.merged.logits, proof.before.logits, ("merged", "base"), proof.tolerance)
     rounding = proof.rounding()
-    report = {"adapter": parity.as_record(), "rounding": rounding, "greedy": proof.greedy()}
+    training = proof.training_rounding()
+    report = {
+        "adapter": parity.as_record(), "rounding": rounding, "training": training, "greedy": proof.greedy(),
+    }  # fmt: skip
     write_whole(job.out / "parity.json", json.dumps(report, indent=2) + "\n")
     first = found[0]
     lineage = {"adapter": str(first.path), "held_out": first.records["held_out"]["path"]}
@@ -113,6 +122,8 @@ def _result(job: Job[MergeConfig], origin: dict[str, Any], proof: Proof, dtypes:
             "greedy_agreement": report["greedy"]["merged"],
             "rounding_max_logit_difference": rounding["max_logit_difference"],
             "rounding_top1_agreement": rounding["top1_agreement"],
+            "training_max_logit_difference": training["max_logit_difference"],
+            "training_top1_agreement": training["top1_agreement"],
             "change_max_logit_difference": change.max_logit_difference,
             "change_top1_agreement": change.top1_agreement,
         },

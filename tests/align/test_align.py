@@ -72,6 +72,25 @@ def test_the_other_objectives_prefer_what_was_chosen_too(tmp_path: Path, objecti
     assert made.records["objective"] == objective
 
 
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto"])
+def test_the_table_shows_the_rewards_that_the_objective_itself_trains_on(tmp_path: Path, objective: str) -> None:
+    """The trainer tells its margin before each update: the second one's is the table's, after a run of one step."""
+    whole = {"batch": {"global_samples": 40, "micro_samples": 40}, "validation_rows": None, "warmup_ratio": 0}
+    made = {}
+    for steps in (1, 2):
+        (tmp_path / str(steps)).mkdir()
+        how = whole | {"max_steps": steps, "epochs": 2, "schedule": "constant"}
+        made[steps] = align(tmp_path / str(steps), objective=objective, **how)
+    [line] = made[1].metrics["table"]
+    told = losses(tmp_path / "2")
+    assert line["margin_before"] == pytest.approx(told[0]["margin"], abs=1e-5)
+    assert line["margin"] == pytest.approx(told[1]["margin"], abs=1e-5)
+    assert line["accuracy"] == pytest.approx(told[1].get("accuracy", 1.0))  # kto logs none
+    assert (abs(line["margin_before"]) > 0.01) == (objective == "orpo")
+    per_answer = line["chosen_before"] < -20  # a random model's nats for a word and its end
+    assert per_answer == (objective != "orpo")
+
+
 def test_kto_learns_from_answers_judged_one_by_one(tmp_path: Path) -> None:
     rows = [
         {"prompt": pair["prompt"], "completion": pair[name], "label": name == "chosen"}

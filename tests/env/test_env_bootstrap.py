@@ -1,6 +1,8 @@
 """The set-up finds the right Python, reads the pins, and does nothing where all is there."""
 
+import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ def test_pins_are_read_and_python_packages_named_as_pip_names_them(tmp_path: Pat
 
 def test_a_python_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASYLLM_PYTHON", sys.executable)
-    assert bootstrap.find_python(WANTED) == sys.executable
+    assert bootstrap.find_python(WANTED) == getattr(sys, "_base_executable", sys.executable)
 
 
 def test_no_fitting_python_is_refused_with_what_was_looked_at(
@@ -59,3 +61,16 @@ def test_a_ready_environment_is_ready_until_pins_or_python_change(
     pins.write_text("A=1\n")
     monkeypatch.setenv("EASYLLM_PYTHON", "another-python")
     assert not bootstrap.is_ready()
+
+
+def test_of_an_activated_environment_the_python_beneath_is_taken(tmp_path: Path) -> None:
+    """The set-up replaces .venv: an environment made from that very .venv would lose its Python."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    version, found = bootstrap.version_of(str(tmp_path / "venv" / "bin" / "python"))
+    assert version == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert not Path(found).is_relative_to(tmp_path)
+    assert Path(found).is_file()
+    assert (
+        subprocess.run([found, "-c", "import sys; sys.exit(sys.prefix != sys.base_prefix)"], check=False).returncode
+        == 0
+    )

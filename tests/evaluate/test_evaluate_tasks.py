@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from easyllm.core.chat import load_tokenizer
 from easyllm.core.errors import UserError
@@ -112,6 +113,29 @@ def test_a_task_whose_data_is_not_here_is_refused_without_a_network(
     (folder / "colours.yaml").write_text(text)
     with pytest.raises(UserError, match="EVAL-014"):
         evaluate(tuned, model="base", tasks=["colours"], task_folder=str(folder))
+
+
+@pytest.mark.slow
+def test_a_shipped_task_is_scored_by_its_name_from_a_local_copy_of_its_data(tuned: Path, tmp_path: Path) -> None:
+    """lm-eval's own arc_easy, on a folder as ``hf download --repo-type dataset allenai/ai2_arc`` leaves it."""
+    copy = tmp_path / "data" / "allenai" / "ai2_arc"
+    (copy / "ARC-Easy").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        squares = [f"Number {n} is {n * n}." for n in range(9)]
+        rows = [
+            {
+                "id": f"{split}{n}", "question": f"What is number {n}?", "answerKey": "A",
+                "choices": {"text": squares[n : n + 2], "label": ["A", "B"]},
+            }
+            for n in range(8)
+        ]  # fmt: skip
+        write_rows(copy / "ARC-Easy" / f"{split}.jsonl", rows)
+    files = [{"split": split, "path": f"ARC-Easy/{split}.jsonl"} for split in ("train", "validation", "test")]
+    head = yaml.safe_dump({"configs": [{"config_name": "ARC-Easy", "data_files": files}]})
+    (copy / "README.md").write_text(f"---\n{head}---\n")
+    found, _ = evaluate(tuned, tasks=["arc_easy"], task_data=str(tmp_path / "data"))
+    assert found["tuned_arc_easy_acc"] > 0.8  # what was taught
+    assert found["base_arc_easy_acc"] < 0.8  # of a random model
 
 
 @pytest.mark.slow

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import torch
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from easyllm.core.artifact import Decision
 from easyllm.export.card import nameless
@@ -46,6 +50,22 @@ def test_the_card_of_a_merged_model_tells_its_whole_life(tmp_path: Path) -> None
     assert "*.gguf filter=lfs" in (hub / ".gitattributes").read_text()
     assert [d.value for d in manifest.decisions if d.what == "layout v4"] == ["unproven"]
     assert "was not proven" in text
+    _is_what_a_hub_takes(hub, tmp_path / "run" / "merge")
+
+
+def _is_what_a_hub_takes(hub: Path, model: Path) -> None:
+    """Loaded by its folder as by its name, and a head that huggingface_hub's own checks read and write alike."""
+    ids = torch.tensor([[3, 77, 120, 9]])
+    with torch.no_grad():
+        said = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (hub, model)]
+    assert torch.equal(*said)
+    assert AutoTokenizer.from_pretrained(hub).chat_template == AutoTokenizer.from_pretrained(model).chat_template
+    head = metadata_load(hub / "README.md")
+    assert head is not None
+    name, results = model_index_to_eval_results(head.pop("model-index"))
+    again = ModelCardData(**head, model_name=name, eval_results=results)
+    assert again.to_dict() == ModelCard.load(hub / "README.md").data.to_dict()
+    validate_repo_id(head["base_model"])
 
 
 def test_the_licence_is_that_of_the_bases_own_card(tmp_path: Path) -> None:

@@ -77,13 +77,43 @@ def test_a_file_that_llama_cpp_cannot_run_ends_in_its_own_words(tmp_path: Path) 
         gguf_parity._ask(asked, tmp_path)
 
 
-def test_q4_k_m_gives_more_bits_where_llama_cpp_does() -> None:
-    kind = quantise.Type
-    assert quantise.chosen_type("output.weight", 512, 8, False) == kind.Q6_K
-    assert quantise.chosen_type("token_embd.weight", 512, 8, False) == kind.Q4_K
-    assert quantise.chosen_type("token_embd.weight", 576, 8, True) == kind.Q8_0  # 576 is no multiple of 256
-    assert quantise.chosen_type("blk.3.attn_q.weight", 576, 8, True) == kind.Q5_0
+@pytest.mark.parametrize(
+    ("shape", "tensor", "wanted"),
+    [  # what llama_model_quantize of llama.cpp made of small models of these shapes, all tensors alike byte for byte
+        (quantise.Shape(9, True), ("token_embd.weight", 256), "Q6_K"),
+        (quantise.Shape(9, True), ("token_embd.weight", 576), "Q8_0"),  # 576 is no multiple of 256
+        (quantise.Shape(9, False), ("token_embd.weight", 256), "Q4_K"),
+        (quantise.Shape(9, False), ("output.weight", 192), "Q8_0"),
+        (quantise.Shape(9, True), ("blk.3.attn_q.weight", 192), "Q5_0"),
+        (quantise.Shape(9, True), ("blk.3.attn_v.weight", 192), "Q8_0"),
+        (quantise.Shape(9, True), ("blk.1.ffn_down.weight", 512), "Q4_K"),
+        (quantise.Shape(9, True), ("blk.8.ffn_down.weight", 512), "Q6_K"),
+        (quantise.Shape(9, True, "gpt2"), ("blk.0.attn_qkv.weight", 256), "Q6_K"),
+        (quantise.Shape(9, True, "bloom"), ("blk.1.attn_qkv.weight", 256), "Q4_K"),
+        (quantise.Shape(9, False, "llama", 8, 4), ("blk.1.attn_v.weight", 256), "Q8_0"),
+        (quantise.Shape(9, False, "llama", 8, 4), ("blk.1.attn_k.weight", 256), "Q8_0"),
+        (quantise.Shape(9, False, "llama", 8, 4), ("blk.1.attn_output.weight", 256), "Q5_K"),
+        (quantise.Shape(9, False, "llama", 8, 4), ("blk.0.ffn_down_exps.weight", 512), "Q6_K"),
+        (quantise.Shape(80, False, "llama", 0, 8), ("blk.10.attn_v.weight", 256), "Q5_K"),
+        (quantise.Shape(80, False, "llama", 0, 8), ("blk.9.attn_v.weight", 256), "Q6_K"),
+        (quantise.Shape(9, True), ("blk.1.attn_q.weight", 48), "F16"),
+    ],
+)
+def test_q4_k_m_chooses_what_llama_cpp_chooses(shape: quantise.Shape, tensor: tuple[str, int], wanted: str) -> None:
+    assert quantise.chosen_type(*tensor, shape).name == wanted
+
+
+def test_q4_k_m_gives_some_layers_more_bits() -> None:
     assert [n for n in range(8) if quantise.more_bits(n, 8)] == [0, 3, 6, 7]
-    assert quantise.chosen_type("blk.1.ffn_down.weight", 512, 8, True) == kind.Q4_K
-    assert quantise.chosen_type("blk.1.attn_qkv.weight", 512, 8, True) == kind.Q5_K
-    assert quantise.chosen_type("blk.1.attn_q.weight", 48, 8, True) == kind.F16
+
+
+@pytest.mark.slow
+def test_a_gpt2_that_does_not_say_n_ctx_becomes_a_gguf_with_its_length(tmp_path: Path) -> None:
+    import gguf
+
+    from easyllm.export.gguf_files import convert
+
+    base = write_base(tmp_path / "base", "gpt2")
+    assert "n_ctx" not in (base / "config.json").read_text()  # as transformers 5 writes it
+    convert(base, tmp_path / "x.gguf", "f16", {"eos": 1, "eot": None})
+    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["gpt2.context_length"].contents() == 256

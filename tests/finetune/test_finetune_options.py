@@ -15,7 +15,7 @@ from easyllm.finetune.noise import EmbeddingNoise
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.schedule import learning_rate
 from easyllm.finetune.work import NOWHERE
-from tiny_tune import tune
+from tiny_tune import FINETUNE, check, make_job, publish, tune, write_base, write_rows
 
 
 def config_of(**changes: Any) -> FinetuneConfig:
@@ -98,3 +98,22 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"TRAIN-032.*2 ranks.*1 GPU"):
         device_kind(config_of(ranks=2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
+def test_ligers_kernels_are_refused_where_they_cannot_run_and_left_out_where_nobody_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from easyllm.finetune import checks
+
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "rows.jsonl")
+    asked = FINETUNE | {"kernels": "liger"}
+    [missing] = check(make_job(tmp_path, "finetune", asked))
+    assert (missing.code, missing.key) == ("TRAIN-034", "finetune.kernels")
+    monkeypatch.setattr(checks, "find_spec", lambda _: True)  # the package alone does not help
+    job = make_job(tmp_path, "finetune", asked)
+    assert check(job) == []  # the GPUs are counted when training begins
+    with pytest.raises(UserError, match=r"TRAIN-034"):
+        publish(job)
+    assert device_kind(make_job(tmp_path, "finetune", FINETUNE).config) == "cpu"  # kernels: auto

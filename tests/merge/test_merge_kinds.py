@@ -111,11 +111,18 @@ def test_qlora_merges_into_what_the_four_bits_stand_for(tmp_path: Path) -> None:
     assert report["greedy"]["merged"] == 1.0
 
 
-def test_int8_merges_within_what_its_rounded_activations_allow(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how", [{"method": "int8"}, {"method": "qlora", "precision": "bf16"}], ids=["int8", "qlora in bf16"]
+)
+def test_what_training_rounded_besides_the_weights_is_told_and_the_weights_are_exact(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
     write_wide(tmp_path / "base")
-    tune(tmp_path, method="int8")
-    report = merged_report(tmp_path)["adapter"]
-    assert 0 < report["max_logit_difference"] < 0.05 * report["largest_logit"]
+    tune(tmp_path, **how)
+    report = merged_report(tmp_path)
+    assert report["adapter"]["max_logit_difference"] < 1e-4 * report["adapter"]["largest_logit"]
+    assert report["greedy"]["merged"] == 1.0
+    assert 0 < report["training"]["max_logit_difference"] < 0.05 * report["adapter"]["largest_logit"]
 
 
 def two_adapters(folder: Path) -> None:
