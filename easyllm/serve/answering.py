@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from easyllm.core.chat import special_ids
-from easyllm.serve.contract import Ask, Engine, Finish, Piece, Whole
+from easyllm.serve.contract import Ask, Engine, Finish, Piece
 from easyllm.serve.text import Detokenizer, StopStrings
 
 
@@ -40,9 +40,3 @@ class ModelVoice:
                 yield Piece(token, token.id in self._special, text, finish)
                 if finish:
                     return
-
-    async def whole(self, ask: Ask) -> Whole:
-        """The answer all at once; what a stream of the same request would say, joined."""
-        async with aclosing(self.answer(ask)) as pieces:
-            found = [piece async for piece in pieces]
-        return Whole("".join(piece.text for piece in found), found)

@@ -178,10 +178,6 @@ class Voice(Protocol):
         """The answer token by token. Closing the generator stops the engine's work on it."""
         ...
 
-    async def whole(self, ask: Ask) -> Whole:
-        """The answer all at once; what a stream of the same request would say, joined."""
-        ...
-
 
 @dataclass(frozen=True)
 class Loaded:
