@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
@@ -21,7 +22,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
     path = source.path if source and job.ready("model") else None
     config = read_json(path / "config.json") if path and path.is_dir() else {}
     limits, why = choose_limits(job.config, model_positions(config))
-    figures = {
+    figures: dict[str, Any] = {
         "prompts asked": len(job.config.ask),
         "largest prompt (tokens)": limits.input_tokens,
         "prompt and answer (tokens)": limits.total_tokens,
