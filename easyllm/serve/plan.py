@@ -35,7 +35,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
     adapters = adapter_bytes(job)
     if job.config.adapters or job.config.admin:
         figures["adapters"] = ", ".join(job.config.adapters) or "-"
-        figures["adapters in memory (MB)"] = round(adapters / 1e6, 1)
+        figures["adapters in memory (MB)"] = round(adapters / 1e6, 2)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
         commands = [shlex.join(server_command(path, served_name(job), job.config, limits, settings_of(job)))]
