@@ -187,13 +187,14 @@ def rank_problems(files: AdapterFiles, most_rank: int, key: str) -> list[Problem
     """SERVE-056 for an adapter of too large a rank."""
     if files.rank <= most_rank:
         return []
-    told = {"what": say("adapter_limit_rank", name=files.name), "asked": files.rank, "most": most_rank}
+    told: dict[str, Any] = {"what": say("adapter_limit_rank", name=files.name), "asked": files.rank, "most": most_rank}
     return [problem("SERVE-056", stage="serve", key=key, setting="serve.max_adapter_rank", **told)]
 
 
 def room_problems(count: int, total_bytes: int, most: int, most_bytes: int, key: str) -> list[Problem]:
     """SERVE-056 for too many adapters, or too many bytes of them, at once."""
     found = []
+    told: dict[str, Any]
     if count > most:
         told = {"what": say("adapter_limit_count"), "asked": count, "most": most}
         found.append(problem("SERVE-056", stage="serve", key=key, setting="serve.max_adapters", **told))

@@ -37,7 +37,8 @@ def settings_of(job: Job[ServeConfig]) -> AdapterSettings:
 
 def readable_adapters(job: Job[ServeConfig]) -> tuple[list[AdapterFiles], list[Problem]]:
     """(the files of those that are LoRA adapters, SERVE-050 and SERVE-051 of the others)."""
-    files, problems = [], []
+    files: list[AdapterFiles] = []
+    problems: list[Problem] = []
     for name, found in adapter_inputs(job).items():
         try:
             files.append(read_files(name, found.path or Path(), f"serve.adapters.{name}"))

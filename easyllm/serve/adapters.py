@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from easyllm.core.chat import seal
-from easyllm.core.errors import UserError, failed, problem, refuse
+from easyllm.core.errors import Problem, UserError, failed, problem, refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve.adapter_files import (
@@ -222,7 +222,7 @@ def open_shelf(
     """A shelf in ``engine`` with every adapter of ``settings``, or all the reasons why it cannot be had."""
     shelf = Shelf(engine, settings, tokenizer, ends, prompts)
     engine.shelf = shelf
-    problems = []
+    problems: list[Problem] = []
     for name, path in settings.paths:
         try:
             shelf.load(name, path, f"serve.adapters.{name}")

@@ -13,7 +13,7 @@ from easyllm.core import recipe as recipes
 from easyllm.core.artifact import MANIFEST, Manifest, read_manifest
 from easyllm.core.digest import Digests, of_value
 from easyllm.core.errors import UserError, problem, refuse
-from easyllm.core.inputs import Input, Place, resolve
+from easyllm.core.inputs import Input, Place, content_digest, resolve
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.section import Section
@@ -46,16 +46,32 @@ def folder_job(folder: Path, overrides: Sequence[str]) -> Job[ServeConfig]:
         raise refuse("RECIPE-006", stage="serve", key="serve.model", file="command line", **told)
     # An artifact vouches for itself; other weights are not hashed, for nothing here compares them.
     digest = manifest.digest if manifest else of_value(str(model))
+    if config.adapters and manifest is None:
+        digest = content_digest(model, Digests(model / MANIFEST))  # now it is compared; nothing is kept of it
     found = Input("model", str(model), "model", path=model, manifest=manifest, digest=digest)
     name = manifest.recipe if manifest else model.name
     # No place to write is needed: what may land in the cache (.gguf, hub ids) is never a folder.
     here = Place(Path.cwd(), model, model, (), (), Digests(model / "no-digests.json"))
-    inputs = {"model": found, **resolve("serve", config.model_copy(update={"model": None}), here)}
+    others = resolve("serve", config.model_copy(update={"model": None, "adapters": {}}), here)
+    inputs = {"model": found, **others, **folder_adapters(config)}
     job = Job("serve", config, inputs, 0, name, run_dir=model, cache_dir=model, out=model)
     problems = check(job)
     if problems:
         raise UserError(*problems)
     return job
+
+
+def folder_adapters(config: ServeConfig) -> dict[str, Input]:
+    """The adapters given on the command line: directories, for without a recipe there are no stages."""
+    found = {}
+    for name, written in config.adapters.items():
+        path, role = Path(written).expanduser().absolute(), f"adapters.{name}"
+        if not path.is_dir():
+            raise refuse("INPUT-001", stage="serve", key=f"serve.{role}", ref=written, path=str(path))
+        manifest = manifest_of(path)
+        digest = manifest.digest if manifest else of_value(str(path))
+        found[role] = Input(role, written, "artifact", path=path, manifest=manifest, digest=digest)
+    return found
 
 
 def find_model(folder: Path) -> tuple[Path, Manifest | None]:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
@@ -22,7 +23,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
     path = source.path if source and job.ready("model") else None
     config = read_json(path / "config.json") if path and path.is_dir() else {}
     limits, why = choose_limits(job.config, model_positions(config))
-    figures = {
+    figures: dict[str, Any] = {
         "prompts asked": len(job.config.ask),
         "largest prompt (tokens)": limits.input_tokens,
         "prompt and answer (tokens)": limits.total_tokens,
@@ -36,7 +37,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
     adapters = adapter_bytes(job)
     if job.config.adapters or job.config.admin:
         figures["adapters"] = ", ".join(job.config.adapters) or "-"
-        figures["adapters in memory (MB)"] = round(adapters / 1e6, 1)
+        figures["adapters in memory (MB)"] = round(adapters / 1e6, 2)
     commands = []
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
         told = server_command(path, served_name(job), job.config, limits, settings_of(job), known_gguf(job))

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import publish_and_die
 
+from dying import publish_and_die
 from easyllm.core.digest import of_file
 from tiny_tune import make_job, publish, write_base
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import publish_and_die
 
+from dying import publish_and_die
 from easyllm.finetune import state
 from tiny_tune import FINETUNE, tune, write_base, write_rows
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from dying import publish_and_die
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dying import publish_and_die
 from easyllm.core.digest import of_file
 from tiny_tune import make_job, publish, tune
 

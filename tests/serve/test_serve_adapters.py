@@ -162,7 +162,7 @@ def test_an_unknown_name_is_refused_and_never_answered_by_another_model(both: Wi
 
 
 def test_an_adapter_comes_and_goes_while_others_are_answered(both: WithAdapters) -> None:
-    asks = [(both.prompts[1], who) for who in (None, "red", "blue")]
+    asks = [(both.prompts[0], who) for who in WHO]
     wanted = [[token.id for token in answer] for answer in both.together(asks)]
     stop, wrong, rounds = threading.Event(), [], 0
 
