@@ -121,7 +121,9 @@ def test_the_pages_files_are_open_and_hold_nothing_of_the_model(served: Any) -> 
             answer = client.get(path)
             assert answer.status_code in (200, 307), path
             assert "tiny-chat" not in answer.text, path
-        assert client.post("/", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}).status_code == 200  # POST / is still TGI's
+        assert (
+            client.post("/", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}).status_code == 200
+        )  # POST / is still TGI's
         assert client.get("/chat/page/../page_routes.py").status_code == 404
         assert client.get("/chat/page/nothing.js").status_code == 404
     assert not is_open("POST", "/")
