@@ -150,6 +150,9 @@ def test_conversations_outlive_a_reload_and_can_be_renamed_and_deleted(chatting:
     expect(second.locator("#list .open")).to_have_text(["Other words"])
     say(second, "A third")
     expect(page.locator(".turn")).to_have_count(2)
+    second.get_by_role("button", name="Delete “Other words”").click()
+    second.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator(".turn")).to_have_count(0)
 
 
 def test_two_models_answer_the_same_prompt_side_by_side(chatting: Chatting, served: Any) -> None:

@@ -1,16 +1,17 @@
 // The chat: what each key and button does.
 import * as answering from "./answering.js";
 import { add, create, isEmpty, same, show, titleOf } from "./conversation.js";
-import { banner, by, remember, remembered, write } from "./dom.js";
+import { banner, by, remember, remembered } from "./dom.js";
 import * as files from "./files.js";
-import { fillHelp, watchKeys } from "./keys.js";
+import { watchKeys } from "./keys.js";
+import { openSettings, showSide, watchHeights, writeAll } from "./panels.js";
 import { say, written } from "./say.js";
 import { HERE, models, setKey } from "./server.js";
 import { drawSettings, problem } from "./settings.js";
 import { drawList } from "./sidebar.js";
 import { tell } from "./speak.js";
 import * as store from "./store.js";
-import { nextTheme, writeTheme } from "./theme.js";
+import { nextTheme } from "./theme.js";
 import { drawThread, editLast, fill, grow, nameOf, onEnter, placeOf, troubleText } from "./thread.js";
 
 const other = new URLSearchParams(location.search).get("other"); // the second server, which the policy lets us ask
@@ -21,6 +22,7 @@ let conversation;
 // What is kept
 
 function keep(one = conversation) {
+  if (!conversations.includes(one)) return; // deleted while its answer was under way
   if (!store.keep(one)) banner(say("full"));
 }
 
@@ -199,8 +201,7 @@ const listActs = {
 };
 
 function startNew() {
-  const { system, ...settings } = conversation.settings;
-  open(conversations.find((one) => !one.turns.length) ?? create({ ...settings, system }));
+  open(conversations.find((one) => !one.turns.length) ?? create(conversation.settings));
 }
 
 // Servers and keys
@@ -266,39 +267,7 @@ async function take() {
 
 const saveRows = (name, rows) => files.save(name, files.asLines(rows), "application/jsonl");
 
-// Panels
-
-function openSettings(wanted) {
-  by("settings").hidden = !wanted;
-  by("open-settings").setAttribute("aria-expanded", String(wanted));
-  remember("easyllm.settings", wanted ? "open" : "");
-}
-
-function showSide(wanted) {
-  document.body.classList.toggle("listing", wanted);
-  by("open-side").setAttribute("aria-expanded", String(wanted));
-}
-
-/** What stands still above and below tells the rest how much room is left. */
-function watchHeights() {
-  const measured = new ResizeObserver(() => {
-    for (const [name, tag] of [["--head", "header"], ["--foot", "footer"]]) {
-      document.documentElement.style.setProperty(name, `${document.querySelector(tag).offsetHeight}px`);
-    }
-  });
-  measured.observe(document.querySelector("header"));
-  measured.observe(document.querySelector("footer"));
-}
-
-function writeAll() {
-  write();
-  by("language").textContent = say("other_language");
-  by("language").lang = document.documentElement.lang === "zh" ? "en" : "zh";
-  by("search").placeholder = say("search");
-  by("prompt").placeholder = say("prompt");
-  writeTheme();
-  fillHelp();
-}
+// Keys and buttons
 
 function setLanguage(language) {
   document.documentElement.lang = language;
@@ -376,7 +345,8 @@ function listen() {
     conversations = store.all();
     const fresh = conversations.find((one) => one.id === conversation.id);
     if (fresh) fresh.draft = conversation.draft;
-    setCurrent(fresh ?? conversation);
+    // One that the other window has deleted goes; one that has only begun was never there for it to see.
+    setCurrent(fresh ?? (conversation.turns.length ? conversations[0] ?? create(conversation.settings) : conversation));
     if (!document.querySelector(".editor, #list input")) draw();
   });
   watchKeys(keyActs);
