@@ -1,5 +1,6 @@
 """What must hold before anybody is answered: memory for the longest prompts, and the template of the training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,14 @@ def test_a_container_has_the_memory_it_was_given_and_files_it_has_cached_count_a
     assert container_bytes(tmp_path) == free_bytes(torch.device("cpu"), tmp_path) == 650
 
 
-@pytest.mark.parametrize("way", ["embedded", "remote", "rehearsal"])
+WAYS: dict[str, Callable[[], object]] = {
+    "embedded": lambda: load(EDITED, LIMITS),
+    "remote": lambda: load_remote(EDITED, "tiny", LIMITS, Remote("http://127.0.0.1:9/v1")),
+    "rehearsal": lambda: rehearse(EDITED, "tiny", ServeConfig()),
+}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
 def test_no_way_of_serving_takes_a_model_whose_sealed_template_does_not_reproduce(way: str) -> None:
     with pytest.raises(UserError, match="SERVE-004"):
-        if way == "embedded":
-            load(EDITED, LIMITS)
-        elif way == "remote":
-            load_remote(EDITED, "tiny", LIMITS, Remote("http://127.0.0.1:9/v1"))
-        else:
-            rehearse(EDITED, "tiny", ServeConfig())
+        WAYS[way]()
