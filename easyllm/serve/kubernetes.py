@@ -22,7 +22,7 @@ USER = 10001
 """The serving image's own user."""
 OURS = frozenset({"model", "host", "port", "name", "ask", "ask_tokens", "kubernetes", "keys_file", "key_variable"})
 """Keys of the section that the manifest settles itself, or that mean the rehearsal."""
-LOCAL = ("adapters", "adapters_dir")
+LOCAL = ("adapters", "adapters_dir", "gguf")
 """Keys that name what lies on this machine."""
 LEAVE_SECONDS = 5
 """Before a pod is told to end: until then every node has heard that it takes no more requests."""
@@ -74,7 +74,7 @@ def settings(config: ServeConfig) -> dict[str, Any]:
 
 def command(job: Job[ServeConfig], asked: KubernetesConfig, name: str) -> list[str]:
     """The container's: all that the recipe sets, and where a pod finds model and keys."""
-    given = {key: value for key, value in settings(job.config).items() if key not in OURS}
+    given: dict[str, Any] = {key: value for key, value in settings(job.config).items() if key not in OURS}
     given = {"host": "0.0.0.0", "port": PORT, "name": served_name(job)} | given
     if asked.keys_secret:
         given["keys_file"] = f"{KEYS}/{KEYS_ENTRY}"

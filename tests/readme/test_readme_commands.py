@@ -49,6 +49,7 @@ def test_easyllm_commands_of_the_readme_run_one_after_the_other(easyllm, tmp_pat
 @pytest.mark.parametrize("recipe", blocks("yaml"))
 def test_recipes_of_the_readme_are_good(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEACHER_KEY", "any")  # that there is one is checked, and no more
+    monkeypatch.setenv("SERVING_KEYS", "me:0123456789abcdef")
     data = tmp_path / "data"
     data.mkdir()
     prose = (ROOT / "tests" / "broken" / "data" / "good.jsonl").read_text("utf-8")
