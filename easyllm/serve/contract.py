@@ -140,6 +140,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def restarts(self) -> int:
+        """How often it has begun again after it had died or was away."""
+        ...
+
+    @property
     def abilities(self) -> Abilities:
         """What it honours; never asked for anything else."""
         ...

@@ -237,7 +237,7 @@ class Desk:
             "batch": engine.running if engine else 0,
             "batch_tokens": self.queue.running * self.about.limits.total_tokens,
             "ready": float(bool(engine and not engine.trouble and not self.closing)),
-            "restarts": getattr(engine, "restarts", 0),
+            "restarts": engine.restarts if engine else 0,
         }
 
 

@@ -65,6 +65,7 @@ class ContinuousBatching:
         """Of every running request: what tells it that the worker has died."""
         self._trouble: str | None = None
         self._crashes: list[float] = []
+        self.restarts = 0
         self._stopped = False
         one_pass_at_a_time(model)
         self._manager = self._new_manager()
@@ -224,6 +225,7 @@ class ContinuousBatching:
                 reason = str(error)
                 continue
             self._trouble = None
+            self.restarts += 1
             note(say("serve_engine_again"))
             return True
         if self._stopped:

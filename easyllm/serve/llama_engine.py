@@ -62,6 +62,7 @@ class LlamaEngine:
         self._change = threading.Condition()
         self._stopped = False
         self._trouble: str | None = None
+        self.restarts = 0  # a worker that has died is not started again here
         self._thread = threading.Thread(target=self._work, name="llama.cpp", daemon=True)
         self._thread.start()
 

@@ -52,6 +52,7 @@ class RemoteEngine:
         """What the upstream calls the model."""
         self._abilities = Abilities()
         self._trouble: str | None = say("upstream_away")
+        self.restarts = -1  # the first meeting is no restart
         self._running = 0
         self._stopped = False
         self._look_now = threading.Event()
@@ -128,6 +129,7 @@ class RemoteEngine:
         """Raises EngineFailed where it is not ready and UserError where it does not fit."""
         self._model, self._abilities = asyncio.run(self._introduced())
         self._trouble = None
+        self.restarts += 1
         note(say("serve_upstream_here", url=self._upstream.url, model=self._model))
         shown = asdict(self._abilities)
         lacking = ", ".join(name for name, has in shown.items() if not has) or "-"

@@ -42,6 +42,7 @@ def test_after_a_failed_pass_a_new_worker_answers_as_the_old_one_did(
         assert len(proven) == 1
         assert "restarting" in str(proven[0])
         assert found.engine._manager is not dead
+        assert found.engine.restarts == 1
         assert dead.batch_processor is None  # its cache is free
         assert found.engine.running == 0
         assert [token.id for token in found.say(PROMPT, 20)] == [token.id for token in wanted]
