@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -173,3 +174,25 @@ def test_text_generation_0_7_in_its_own_packages(served: Any, client: openai.Ope
     )
     assert found["chat"] == asked.choices[0].message.content
     assert "max_new_tokens" in found["refused"]
+
+
+def test_lm_evals_local_completions_scores_and_says_what_the_model_does_offline(served: Any, serve_model: Path) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    remote = LocalCompletionsAPI(
+        base_url=f"{served.url}/v1/completions", model="tiny-chat", tokenizer=str(serve_model), max_length=150,
+        tokenizer_backend="huggingface",
+    )  # fmt: skip
+    local = HFLM(pretrained=served.engine.model, tokenizer=served.tokenizer, batch_size=1, max_length=150)
+    pairs = [("the sea", " go to the ship"), ("灯塔的光", "慢慢熄灭"), ("the ship", " the sea")]
+    asked = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
+    for (far, best), (near, best_near) in zip(remote.loglikelihood(asked), local.loglikelihood(asked), strict=True):
+        assert far == pytest.approx(near, abs=1e-3)
+        assert best == best_near
+    settings = {"until": ["\n\n\n"], "max_gen_toks": 12, "temperature": 0}
+    prompts = [Instance("generate_until", {}, (text, dict(settings)), 0) for text in ("the sea", "go to the ship")]
+    said = remote.generate_until(prompts)
+    assert said == local.generate_until(prompts)
+    assert all(said)
