@@ -133,9 +133,16 @@ def test_a_shipped_task_is_scored_by_its_name_from_a_local_copy_of_its_data(tune
     files = [{"split": split, "path": f"ARC-Easy/{split}.jsonl"} for split in ("train", "validation", "test")]
     head = yaml.safe_dump({"configs": [{"config_name": "ARC-Easy", "data_files": files}]})
     (copy / "README.md").write_text(f"---\n{head}---\n")
-    found, _ = evaluate(tuned, tasks=["arc_easy"], task_data=str(tmp_path / "data"))
-    assert found["tuned_arc_easy_acc"] > 0.8  # what was taught
-    assert found["base_arc_easy_acc"] < 0.8  # of a random model
+    same = [
+        {"question": f"Question: {row['question']}\nAnswer:", "choices": row["choices"]["text"], "answer": 0}
+        for row in rows
+    ]  # fmt: skip
+    write_rows(tmp_path / "same.jsonl", same)
+    asked = {"tasks": ["arc_easy"], "task_data": str(tmp_path / "data"), "task_files": [str(tmp_path / "same.jsonl")]}
+    found, _ = evaluate(tuned, **asked)
+    for side in ("base", "adapter", "tuned"):
+        assert found[f"{side}_arc_easy_acc"] == found[f"{side}_same_acc"] < 1
+    assert found["tuned_arc_easy_acc"] == found["adapter_arc_easy_acc"] > found["base_arc_easy_acc"]
 
 
 @pytest.mark.slow
