@@ -44,10 +44,10 @@ class Watched:
         self.told.clear()
 
     def passes_until_first_token(self, place: int) -> int:
-        """Forward passes from the arrival of a request, ``place`` places after the first one since ``forget``, to its first token."""
+        """Forward passes from a request's arrival to its first token; 0 is the first request since ``forget``."""
         number = min(number for told in self.told for number in told) + place
         seen = [told[number] for told in self.told if number in told]
-        return next(place for place, tokens in enumerate(seen) if tokens)
+        return next((place for place, tokens in enumerate(seen) if tokens), len(seen))
 
 
 async def answer(

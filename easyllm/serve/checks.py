@@ -11,11 +11,13 @@ from easyllm.serve import address
 from easyllm.serve.adapter_inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import limit_problems, model_positions, read_json
+from easyllm.serve.precision import precision_problems
 
 
 def check(job: Job[ServeConfig]) -> list[Problem]:
     """Every problem that can be seen in the recipe and in the model's own JSON files."""
     found = port_problems(job.config.host, job.config.port) + remote_problems(job.config)
+    found += precision_problems(job.config)
     source = job.inputs.get("model")
     directory = source.path if source and job.ready("model") else None
     found += adapter_problems(job, directory)

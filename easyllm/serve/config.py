@@ -39,6 +39,10 @@ class ServeConfig(Section):
     """Prompts that the pipeline's rehearsal asks through the openai and the huggingface_hub client."""
     ask_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer to a prompt of ``ask``, in tokens."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Engine embedded: what it computes in; auto: float32 on a CPU, on a GPU bfloat16 where it is native."""
+    prefix_cache: bool | None = None
+    """Engine embedded: read prompts that begin alike once; unset: in float32, where no answer changes by it."""
 
     adapters: Annotated[dict[AdapterName, str], Takes("artifact", "adapter", foreign=True)] = Field(default={})
     """LoRA adapters of the model by the name that requests ask for: each a stage, or the directory of one (PEFT's)."""

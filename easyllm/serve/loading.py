@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from easyllm.core.artifact import Decision
 from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
-from easyllm.core.models import choose_dtype, load_model
+from easyllm.core.models import load_model
 from easyllm.core.progress import note
 from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.adapters import open_shelf
@@ -17,10 +18,14 @@ from easyllm.serve.contract import Engine, Loaded
 from easyllm.serve.engine import ContinuousBatching, require_same_words
 from easyllm.serve.grammar import Grammars, knows
 from easyllm.serve.limits import Limits
+from easyllm.serve.precision import decide_dtype, decide_prefix_cache, told
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 
-def load(directory: Path, limits: Limits, adapters: AdapterSettings | None = None) -> Loaded:
+def load(
+    directory: Path, limits: Limits, asked: str = "auto", prefix_cache: bool | None = None,
+    adapters: AdapterSettings | None = None,
+) -> Loaded:  # fmt: skip
     """Tokenizer, weights, engine, adapters, and a warm-up that proves the engine against plain ``generate()``.
 
     Raises UserError SERVE-002 to SERVE-004, for adapters SERVE-050 to SERVE-058, and StageFailed where the engine
@@ -29,8 +34,10 @@ def load(directory: Path, limits: Limits, adapters: AdapterSettings | None = Non
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, why = choose_dtype(device)
+    dtype, why = decide_dtype(asked, device)
+    share, why_share = decide_prefix_cache(prefix_cache, dtype)
     name = str(dtype).removeprefix("torch.")
+    note(told(Decision("engine", "embedded", say("why_engine_embedded"))))
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
     prompts = warm_up_prompts(tokenizer, limits)
@@ -39,7 +46,10 @@ def load(directory: Path, limits: Limits, adapters: AdapterSettings | None = Non
         require_same_words(engine, model, prompts, ends)
 
     words = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], ends) if knows(tokenizer) else None
-    engine = ContinuousBatching(model, ends, limits, words, prove=prove)
+    engine = ContinuousBatching(model, ends, limits, words, share, prove)
+    if share and not engine.prefix_cache:
+        why_share = say("why_prefix_attention")
+    note(told(Decision("prefix cache", engine.prefix_cache, why_share)))
     try:
         prove(engine)
         shelf = open_shelf(engine, adapters, tokenizer, ends, prompts) if adapters and adapters.wanted else None

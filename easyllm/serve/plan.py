@@ -12,8 +12,7 @@ from easyllm.serve.adapter_inputs import adapter_bytes, settings_of
 from easyllm.serve.adapter_settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
-
-FP32_BYTES = 4
+from easyllm.serve.precision import bytes_per_value
 
 
 def plan(job: Job[ServeConfig]) -> Plan:
@@ -29,7 +28,7 @@ def plan(job: Job[ServeConfig]) -> Plan:
         "requests at once": limits.concurrent_requests,
     }
     remote = job.config.engine == "remote"  # the weights and their cache are then another server's
-    cache = 0 if remote else cache_bytes(limits, config, FP32_BYTES)
+    cache = 0 if remote else cache_bytes(limits, config, bytes_per_value(job.config))
     if cache:
         figures["key-value cache when full (MB)"] = round(cache / 1e6)
     adapters = adapter_bytes(job)
@@ -68,8 +67,18 @@ def server_command(
         "--max-concurrent-requests", str(limits.concurrent_requests),
         "--drain-seconds", str(config.drain_seconds),
     ]  # fmt: skip
+    if config.engine == "embedded":
+        command += embedded_flags(config)
     if config.engine == "remote":
         command += ["--remote", str(config.remote)]
         if config.remote_key_variable:
             command += ["--remote-key-variable", config.remote_key_variable]
     return [*command, *adapter_flags(adapters)]
+
+
+def embedded_flags(config: ServeConfig) -> list[str]:
+    """What only the embedded engine is told, where the recipe tells it."""
+    flags = [] if config.dtype == "auto" else ["--dtype", config.dtype]
+    if config.prefix_cache is not None:
+        flags.append("--prefix-cache" if config.prefix_cache else "--no-prefix-cache")
+    return flags

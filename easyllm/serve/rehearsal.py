@@ -13,13 +13,13 @@ from easyllm.core.chat import render
 from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
-from easyllm.core.models import choose_dtype
 from easyllm.core.progress import note
 from easyllm.serve.adapter_settings import AdapterSettings
 from easyllm.serve.clients import ask_all
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.engine import greedy_reference
 from easyllm.serve.loading import load_weights
+from easyllm.serve.precision import decide_dtype
 from easyllm.serve.process import running_server
 from easyllm.serve.text import decode
 from easyllm.serve.words import load_words
@@ -57,7 +57,7 @@ def rehearse(model: Path, name: str, config: ServeConfig, adapters: AdapterSetti
     decisions: list[Decision] = []
     exact = False
     if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
-        references, decision = reference_answers(model, tokenizer, ends, questions)
+        references, decision = reference_answers(model, tokenizer, ends, questions, config.dtype)
         decisions, exact = [decision], decision.value == "float32"
     with running_server(model, name, config, adapters) as server:
         answers = ask_all(server.url, name, questions) if questions else []
@@ -78,12 +78,12 @@ def ask(tokenizer: Any, prompt: str, tokens: int) -> dict[str, Any]:
 
 
 def reference_answers(
-    model: Path, tokenizer: Any, ends: list[int], questions: list[dict[str, Any]]
+    model: Path, tokenizer: Any, ends: list[int], questions: list[dict[str, Any]], asked: str
 ) -> tuple[list[dict[str, Any] | None], Decision]:
     """(the answers of plain ``generate()``, the dtype)."""
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, why = choose_dtype(device)
+    dtype, why = decide_dtype(asked, device)
     decision = Decision("dtype", str(dtype).removeprefix("torch."), why)
     if not questions:
         return [], decision

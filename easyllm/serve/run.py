@@ -38,8 +38,9 @@ def serve_forever(job: Job[ServeConfig]) -> None:
     config = job.config
     remote = Remote(config.remote, config.remote_key_variable) if config.remote else None
     settings = Settings(
-        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, settings_of(job)
-    )
+        model, served_name(job), config.host, config.port, limits, config.drain_seconds, remote, settings_of(job),
+        dtype=config.dtype, prefix_cache=config.prefix_cache,
+    )  # fmt: skip
     serve(settings, greet=True)
 
 

@@ -15,6 +15,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from easyllm.serve.contract import Sampling, Token
 from easyllm.serve.grammar import Follower
 
+FEW = 1024
+
 
 @dataclass
 class Slot:
@@ -85,7 +87,7 @@ def pick(logits: torch.Tensor, slot: Slot) -> int:
         return int(bent.argmax())
     # An exponential race picks token i with probability p_i, from this request's own generator. Every token draws,
     # so that one more or less at the edge of a cut does not change what the others drew.
-    race = torch.empty_like(bent).exponential_(generator=slot.generator)
+    race = -torch.rand(bent.shape, generator=slot.generator).log()
     return int(ids[(kept.softmax(-1) / race[ids]).argmax()])
 
 
@@ -118,14 +120,18 @@ def survivors(logits: torch.Tensor, asked: Sampling) -> tuple[torch.Tensor, torc
     Order and edges are those of transformers' warpers: the likeliest (or most typical) token always stays, and
     tokens as likely as the last one of top_k stay with it.
     """
-    floor = logits.topk(asked.top_k).values[-1] if 0 < asked.top_k < logits.numel() else -math.inf
-    ids = ((logits >= floor) & (logits > -math.inf)).nonzero()[:, 0]
-    kept = logits[ids]
+    floor = float(logits.topk(asked.top_k).values[-1]) if 0 < asked.top_k < logits.numel() else -math.inf
+    if floor == -math.inf and logits.min() > floor:
+        ids, kept = torch.arange(logits.numel()), logits
+    else:
+        ids = ((logits >= floor) & (logits > -math.inf)).nonzero()[:, 0]
+        kept = logits[ids]
     if not len(ids):
         return ids, kept
     if asked.top_p < 1.0:
-        kept, order = kept.sort(descending=True, stable=True)
-        probabilities = kept.softmax(-1)
+        likelihoods = (kept - kept.max()).exp()
+        probabilities, order = likeliest_first(likelihoods / likelihoods.sum(), asked.top_p)
+        kept = kept[order]
         within = probabilities.cumsum(-1) - probabilities < asked.top_p
         within[0] = True
         ids, kept = ids[order][within], kept[within]
@@ -136,6 +142,18 @@ def survivors(logits: torch.Tensor, asked: Sampling) -> tuple[torch.Tensor, torc
         typical = most_typical(kept, asked.typical_p)
         ids, kept = ids[typical], kept[typical]
     return ids, kept
+
+
+def likeliest_first(probabilities: torch.Tensor, mass: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(probabilities, places) in falling order: only the first FEW where those already have more than ``mass``.
+
+    A sharp distribution, as most are, has its whole nucleus there; sorting a large vocabulary costs milliseconds.
+    """
+    first = probabilities.topk(min(FEW, len(probabilities)))
+    if len(probabilities) <= FEW or first.values.sum() > mass:
+        return first.values, first.indices
+    ordered = probabilities.sort(descending=True)
+    return ordered.values, ordered.indices
 
 
 def most_typical(logits: torch.Tensor, mass: float) -> torch.Tensor:

@@ -39,6 +39,8 @@ class Settings:
     remote: Remote | None = None
     """Where the remote engine is; None makes the embedded one."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    dtype: str = "auto"
+    prefix_cache: bool | None = None
 
 
 class Loader(threading.Thread):
@@ -77,7 +79,7 @@ def load(settings: Settings) -> Loaded:
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
     from easyllm.serve import loading
 
-    return loading.load(settings.model, settings.limits, settings.adapters)
+    return loading.load(settings.model, settings.limits, settings.dtype, settings.prefix_cache, settings.adapters)
 
 
 def serve(settings: Settings, greet: bool) -> None:
@@ -137,8 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     limits = Limits(given.max_total_tokens, given.max_input_tokens, given.max_concurrent_requests)
     remote = Remote(given.remote, given.remote_key_variable) if given.remote else None
     settings = Settings(
-        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, adapters_of(given)
-    )
+        given.model, given.name, given.host, given.port, limits, given.drain_seconds, remote, adapters_of(given),
+        dtype=given.dtype, prefix_cache=given.prefix_cache,
+    )  # fmt: skip
     try:
         serve(settings, greet=not given.die_with_parent)
     except (UserError, StageFailed) as error:
@@ -158,6 +161,8 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--remote", help="base address, ending in /v1, of the server that has the weights")
     parser.add_argument("--remote-key-variable", help="environment variable with the API key of that server")
     add_adapter_arguments(parser)
+    parser.add_argument("--dtype", default="auto", help="what the embedded engine computes in, such as float32")
+    parser.add_argument("--prefix-cache", action=argparse.BooleanOptionalAction, help="read common beginnings once")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     return parser.parse_args(arguments)
 

@@ -22,12 +22,13 @@ from easyllm.core.chat import render
 from easyllm.serve.contract import EngineFailed, Sampling, Token
 from easyllm.serve.sampling import bend, choose, new_slot, pick, survivors
 
-VOCABULARY = 1000
+VOCABULARY = 3000
 SETTINGS = [
     Sampling(1.0, top_k=1),
     Sampling(0.7, top_k=50),
     Sampling(1.3, top_p=0.9),
     Sampling(1.0, top_p=0.001),
+    Sampling(5.0, top_p=0.999),
     Sampling(0.9, min_p=0.1),
     Sampling(1.1, typical_p=0.5),
     Sampling(0.6, typical_p=0.95, top_p=0.8),
@@ -78,7 +79,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 def test_repetition_penalty_and_bias_are_those_of_transformers_over_prompt_and_answer() -> None:
     prompt, answer = [5, 9, 9, 700], [9, 31, 4]
-    asked = Sampling(repetition_penalty=1.3, logit_bias=((4, 2.5), (999, -100.0)))
+    asked = Sampling(repetition_penalty=1.3, logit_bias=((4, 2.5), (2999, -100.0)))
     slot = new_slot(asked, prompt)
     for token in answer:
         slot.take(Token(token, 0.0))
