@@ -26,8 +26,8 @@ def is_open(method: str, path: str) -> bool:
 def routes() -> list[BaseRoute]:
     """The page, its files, and the way to it from /."""
     return [
-        Route("/", to_page, methods=["GET"]),
-        Route("/chat", page, methods=["GET"]),
+        Route("/", to_page, methods=["GET"], include_in_schema=False),
+        Route("/chat", page, methods=["GET"], include_in_schema=False),
         Mount("/chat/page", page_files(PAGE)),
     ]
 

@@ -76,7 +76,7 @@ def serving(folder: Path, family: str) -> Iterator[WithAdapters]:
     limits = Limits(total_tokens=240, input_tokens=200, concurrent_requests=6)
     settings = AdapterSettings((("red", red), ("blue", blue)), most=3, admin=True, folder=shelf)
     desk = Desk(About("tiny", "abc", limits))
-    desk.loaded = load(base, limits, settings)
+    desk.loaded = load(base, limits, adapters=settings)
     listening = address.listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(build_app(desk, settings), log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -33,7 +33,7 @@ def good(base: Path) -> Path:
 @pytest.fixture(scope="module")
 def shelf(base: Path) -> Iterator[Any]:
     settings = AdapterSettings(most=1, most_rank=8, most_bytes=40_000, base_digest="this", admin=True)
-    loaded = load(base, Limits(100, 80, 2), settings)
+    loaded = load(base, Limits(100, 80, 2), adapters=settings)
     yield loaded.adapters
     loaded.voice.engine.stop()
 
