@@ -51,7 +51,7 @@ async def show_document(request: Request) -> Response:
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """What can be asked of an application with these ``routes``."""
-    known = [route for route in routes if isinstance(route, Route)]
+    known = [route for route in routes if isinstance(route, Route) and route.include_in_schema]
     schemas, components = described([route for route in known if isinstance(route, Door)])
     paths: dict[str, dict[str, Any]] = {}
     for route in known:
