@@ -132,7 +132,7 @@ def open_desk(settings: Settings) -> Desk:
     if problems:
         raise UserError(*problems)
     manifest = read_manifest(settings.model)
-    engine = "remote" if settings.remote else "embedded"
+    engine = "remote" if settings.remote else "llama.cpp" if settings.gguf else "embedded"
     about = About(settings.name, manifest.digest if manifest else None, settings.limits, engine, manifest)
     keys = KeyRing(access.keys_file, access.key_variable) if access.has_keys else None
     return Desk(about, access, keys, RequestLog(access.request_log))
