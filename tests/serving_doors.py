@@ -10,12 +10,12 @@ import httpx
 import uvicorn
 
 from easyllm.serve import address
-from easyllm.serve.access import Access
 from easyllm.serve.app import build_app
 from easyllm.serve.desk import About, Desk
-from easyllm.serve.keys import KeyRing
+from easyllm.serve.door.access import Access
+from easyllm.serve.door.keys import KeyRing
+from easyllm.serve.door.requestlog import RequestLog
 from easyllm.serve.limits import Limits
-from easyllm.serve.requestlog import RequestLog
 
 FIRST, SECOND = "first-key-of-the-tests-0001", "second-key-of-the-tests-0002"
 

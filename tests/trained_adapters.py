@@ -31,7 +31,7 @@ def alone(base: Path, adapter: Path | None, prompts: list[list[int]], tokens: in
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from easyllm.serve.engine import greedy_reference
+    from easyllm.serve.engines.embedded import greedy_reference
 
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     if adapter:

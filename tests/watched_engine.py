@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from easyllm.serve.contract import Sampling, Token
-from easyllm.serve.engine import ContinuousBatching
+from easyllm.serve.engines.embedded import ContinuousBatching
 from easyllm.serve.limits import Limits
 
 ENDS = [0]

@@ -8,15 +8,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from easyllm.serve import admin_routes, invocations, openai_routes, page_routes, tgi_routes
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve import page_routes
+from easyllm.serve.adapters import routes as admin_routes
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.contract import EngineFailed
 from easyllm.serve.desk import Desk
-from easyllm.serve.guard import AccountKeeper, Guard
-from easyllm.serve.metrics import CONTENT_TYPE
+from easyllm.serve.door.guard import AccountKeeper, Guard
+from easyllm.serve.door.metrics import CONTENT_TYPE
+from easyllm.serve.openai import routes as openai_routes
 from easyllm.serve.openapi import document_routes
 from easyllm.serve.refusals import Refused, openai_response, tgi_failure, tgi_response
 from easyllm.serve.sse import ClientGone
+from easyllm.serve.tgi import invocations
+from easyllm.serve.tgi import routes as tgi_routes
 
 CLIENT_CLOSED_REQUEST = 499
 

@@ -8,12 +8,12 @@ from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.stage import Job
 from easyllm.serve import address
-from easyllm.serve.access import access_of, access_problems
-from easyllm.serve.adapter_inputs import adapter_problems
+from easyllm.serve.adapters.inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.gguf import gguf_problems
+from easyllm.serve.door.access import access_of, access_problems
+from easyllm.serve.engines.gguf import gguf_problems
+from easyllm.serve.engines.precision import precision_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
-from easyllm.serve.precision import precision_problems
 
 
 def check(job: Job[ServeConfig]) -> list[Problem]:

@@ -6,7 +6,7 @@ from typing import Any
 from easyllm.core.artifact import Manifest
 from easyllm.core.digest import of_value
 from easyllm.serve.desk import Desk
-from easyllm.serve.tgi_shapes import Deployment
+from easyllm.serve.tgi.shapes import Deployment
 
 
 def deployment(desk: Desk) -> Deployment:

@@ -10,18 +10,18 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from easyllm.core.artifact import Manifest
-from easyllm.serve.access import Access
-from easyllm.serve.accounts import Account
-from easyllm.serve.admission import Queue
 from easyllm.serve.bodies import Body, read
 from easyllm.serve.contract import Ask, EngineFailed, Loaded, Piece, Scored, Whole
-from easyllm.serve.drain import STOPPING, Interrupt
-from easyllm.serve.keys import KeyRing
+from easyllm.serve.door.access import Access
+from easyllm.serve.door.accounts import Account
+from easyllm.serve.door.admission import Queue
+from easyllm.serve.door.drain import STOPPING, Interrupt
+from easyllm.serve.door.keys import KeyRing
+from easyllm.serve.door.metrics import Metrics
+from easyllm.serve.door.ratelimits import RateLimits
+from easyllm.serve.door.requestlog import RequestLog
 from easyllm.serve.limits import Limits
-from easyllm.serve.metrics import Metrics
-from easyllm.serve.ratelimits import RateLimits
 from easyllm.serve.refusals import Refused, invalid
-from easyllm.serve.requestlog import RequestLog
 from easyllm.serve.several import Numbered, together, whole_of
 from easyllm.serve.sse import EventStream, body_of, while_connected
 

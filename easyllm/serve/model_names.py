@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from easyllm.serve.adapter_inputs import RESERVED
+from easyllm.serve.adapters.inputs import RESERVED
 from easyllm.serve.desk import Desk
 from easyllm.serve.refusals import Refused, invalid
 

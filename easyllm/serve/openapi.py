@@ -11,9 +11,9 @@ from starlette.routing import BaseRoute, Route
 
 from easyllm import __version__
 from easyllm.serve.doors import Door
-from easyllm.serve.openai_shapes import OpenAIError
-from easyllm.serve.tgi_bodies import TgiBody
-from easyllm.serve.tgi_shapes import TgiError
+from easyllm.serve.openai.shapes import OpenAIError
+from easyllm.serve.tgi.bodies import TgiBody
+from easyllm.serve.tgi.shapes import TgiError
 
 REFERENCE = "#/components/schemas/{model}"
 AT_ANY_TIME = {401: "an API key is missing or wrong", 503: "the model is loading, or its engine cannot answer"}

@@ -8,13 +8,13 @@ from typing import Any
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
-from easyllm.serve.access import access_flags, access_of
-from easyllm.serve.adapter_inputs import adapter_bytes, settings_of
-from easyllm.serve.adapter_settings import AdapterSettings, adapter_flags
+from easyllm.serve.adapters.inputs import adapter_bytes, settings_of
+from easyllm.serve.adapters.settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.gguf import ENGINE, gguf_files, llama_decision
+from easyllm.serve.door.access import access_flags, access_of
+from easyllm.serve.engines.gguf import ENGINE, gguf_files, llama_decision
+from easyllm.serve.engines.precision import bytes_per_value
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
-from easyllm.serve.precision import bytes_per_value
 
 
 def plan(job: Job[ServeConfig]) -> Plan:

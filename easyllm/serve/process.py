@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from easyllm.core.servers import Running, running
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.limits import choose_limits, model_positions, read_json
 from easyllm.serve.plan import server_command

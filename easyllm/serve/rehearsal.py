@@ -14,12 +14,12 @@ from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.clients import ask_all
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.engine import greedy_reference
-from easyllm.serve.loading import load_weights
-from easyllm.serve.precision import decide_dtype
+from easyllm.serve.engines.embedded import greedy_reference
+from easyllm.serve.engines.loading import load_weights
+from easyllm.serve.engines.precision import decide_dtype
 from easyllm.serve.process import running_server
 from easyllm.serve.text import decode
 from easyllm.serve.words import load_words

@@ -6,12 +6,12 @@ from pathlib import Path
 from easyllm.core.errors import UserError
 from easyllm.core.models import local_model, local_tokenizer
 from easyllm.core.stage import Job, Result
-from easyllm.serve.access import access_of
-from easyllm.serve.adapter_inputs import adapter_problems, settings_of
+from easyllm.serve.adapters.inputs import adapter_problems, settings_of
 from easyllm.serve.checks import model_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
-from easyllm.serve.gguf import chosen_gguf
+from easyllm.serve.door.access import access_of
+from easyllm.serve.engines.gguf import chosen_gguf
 from easyllm.serve.limits import choose_limits, limit_problems, model_positions, read_json
 from easyllm.serve.plan import engine_decision, served_name
 

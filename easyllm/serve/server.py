@@ -19,15 +19,15 @@ from easyllm.core.launch import die_with_parent
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve import address
-from easyllm.serve.access import Access, access_given, access_problems, add_access_arguments
-from easyllm.serve.adapter_settings import AdapterSettings, adapters_of, add_adapter_arguments
+from easyllm.serve.adapters.settings import AdapterSettings, adapters_of, add_adapter_arguments
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Loaded, Remote
 from easyllm.serve.desk import About, Desk
-from easyllm.serve.drain import CUT_SECONDS, DrainingServer
-from easyllm.serve.keys import KeyRing
+from easyllm.serve.door.access import Access, access_given, access_problems, add_access_arguments
+from easyllm.serve.door.drain import CUT_SECONDS, DrainingServer
+from easyllm.serve.door.keys import KeyRing
+from easyllm.serve.door.requestlog import RequestLog
 from easyllm.serve.limits import Limits
-from easyllm.serve.requestlog import RequestLog
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Loader(threading.Thread):
 def load(settings: Settings) -> Loaded:
     """The model with the engine asked for. Imported here, since both bring transformers, and one of them weights."""
     if settings.remote:
-        from easyllm.serve.remote import load_remote
+        from easyllm.serve.engines.remote import load_remote
 
         return load_remote(settings.model, settings.name, settings.limits, settings.remote)
     if settings.gguf:
-        from easyllm.serve.llama_loading import load_llama
+        from easyllm.serve.engines.llama_loading import load_llama
 
         return load_llama(settings.model, settings.gguf, settings.limits)
-    from easyllm.serve import loading
+    from easyllm.serve.engines import loading
 
     return loading.load(
         settings.model, settings.limits, settings.dtype, settings.prefix_cache, settings.adapters

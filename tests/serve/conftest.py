@@ -99,8 +99,8 @@ def served(serve_model: Path) -> Iterator[Served]:
 
     from easyllm.serve.app import build_app
     from easyllm.serve.desk import About, Desk
+    from easyllm.serve.engines.loading import load
     from easyllm.serve.limits import Limits
-    from easyllm.serve.loading import load
 
     limits = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
     desk = Desk(About("tiny-chat", "abc", limits))
@@ -150,7 +150,7 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny chat model with 2048 positions, its weights in memory."""
     import torch
 
-    from easyllm.serve.loading import load_weights
+    from easyllm.serve.engines.loading import load_weights
 
     folder = write_tiny_chat_model(tmp_path_factory.mktemp("serve-long") / "tiny-long", positions=2048)
     return load_weights(folder, torch.float32, torch.device("cpu"))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from easyllm.core.errors import UserError
-from easyllm.serve.access import Access, access_flags, access_given, access_of, access_problems
 from easyllm.serve.app import build_app
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.guard import is_own_name
-from easyllm.serve.keys import KeyRing
+from easyllm.serve.door.access import Access, access_flags, access_given, access_of, access_problems
+from easyllm.serve.door.guard import is_own_name
+from easyllm.serve.door.keys import KeyRing
 from easyllm.serve.server import parse
 from serving_doors import FIRST, SECOND, Doored, doored, write_keys
 
@@ -212,7 +212,7 @@ def test_a_browser_may_ask_beforehand_without_a_key(locked: Doored) -> None:
 
 
 def test_the_log_is_private_and_a_place_that_cannot_be_written_is_told(locked: Doored, tmp_path: Path) -> None:
-    from easyllm.serve.requestlog import RequestLog
+    from easyllm.serve.door.requestlog import RequestLog
 
     assert stat.S_IMODE(os.stat(str(locked.desk.access.request_log)).st_mode) == 0o600
     with pytest.raises(UserError, match=r"SERVE-047 .*no-such-folder"):

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from easyllm.serve import address
-from easyllm.serve.adapter_layers import number_of, request_id, salted
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters.layers import number_of, request_id, salted
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.contract import EngineFailed, Sampling, Token
 from easyllm.serve.limits import Limits
 from tiny_tune import write_base
@@ -66,7 +66,7 @@ def serving(folder: Path, family: str) -> Iterator[WithAdapters]:
 
     from easyllm.serve.app import build_app
     from easyllm.serve.desk import About, Desk
-    from easyllm.serve.loading import load
+    from easyllm.serve.engines.loading import load
 
     base = write_base(folder / "base", family)
     red = train_adapter(base, folder / "red", family, seed=1)

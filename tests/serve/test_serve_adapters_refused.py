@@ -11,10 +11,10 @@ import pytest
 from easyllm.core.artifact import Manifest, write_whole
 from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import StageFailed, UserError
-from easyllm.serve import adapter_layers
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters import layers as adapter_layers
+from easyllm.serve.adapters.settings import AdapterSettings
+from easyllm.serve.engines.loading import load
 from easyllm.serve.limits import Limits
-from easyllm.serve.loading import load
 from easyllm.serve.plan import plan
 from tiny_tune import write_base
 from trained_adapters import train_adapter

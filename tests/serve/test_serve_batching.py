@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from easyllm.serve.contract import Sampling
-from easyllm.serve.engine import PREFILL_TOKENS, greedy_reference
+from easyllm.serve.engines.embedded import PREFILL_TOKENS, greedy_reference
+from easyllm.serve.engines.scheduling import PATIENCE
 from easyllm.serve.limits import PAGE_TOKENS, Limits
-from easyllm.serve.scheduling import PATIENCE
 from watched_engine import ENDS, Watched, answer, becomes, prompt_of, watched
 
 LIMITS = Limits(total_tokens=1800, input_tokens=1700, concurrent_requests=4)

@@ -88,7 +88,7 @@ def test_limits_beyond_the_model_or_each_other_are_refused(serve_model: Path, se
 
 
 def test_a_template_edited_after_training_is_refused(serve_model: Path, tmp_path: Path) -> None:
-    from easyllm.serve.loading import load_words
+    from easyllm.serve.engines.loading import load_words
 
     model = shutil.copytree(serve_model, tmp_path / "merge")
     record = seal(load_tokenizer(model))

@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from easyllm.serve.openai_shapes import ChatChunk, ChatCompletion, Completion, OpenAIError
-from easyllm.serve.tgi_shapes import Generated, TokenEvent
+from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion, OpenAIError
+from easyllm.serve.tgi.shapes import Generated, TokenEvent
 
 CHECKS = [
     not_a_server_error, content_type_conformance, negative_data_rejection, response_schema_conformance,

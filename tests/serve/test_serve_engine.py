@@ -11,10 +11,10 @@ import torch
 from easyllm.core.chat import render
 from easyllm.core.errors import StageFailed
 from easyllm.serve.contract import Sampling, Token
-from easyllm.serve.engine import ContinuousBatching, greedy_reference, greedy_tokens, require_same_words
+from easyllm.serve.engines.embedded import ContinuousBatching, greedy_reference, greedy_tokens, require_same_words
+from easyllm.serve.engines.loading import load_weights
+from easyllm.serve.engines.sampling import new_slot, pick
 from easyllm.serve.limits import Limits
-from easyllm.serve.loading import load_weights
-from easyllm.serve.sampling import new_slot, pick
 
 
 async def collect(engine: Any, ids: list[int], count: int, sampling: Sampling) -> list[Token]:

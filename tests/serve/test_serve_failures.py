@@ -10,9 +10,9 @@ import torch
 
 from easyllm.core import servers
 from easyllm.core.errors import StageFailed
-from easyllm.serve.engine import ContinuousBatching
+from easyllm.serve.engines.embedded import ContinuousBatching
+from easyllm.serve.engines.loading import load_weights
 from easyllm.serve.limits import Limits
-from easyllm.serve.loading import load_weights
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "

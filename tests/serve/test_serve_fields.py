@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from easyllm.serve.openai_bodies import ChatBody, CompletionBody
-from easyllm.serve.tgi_bodies import TgiBody, TgiParameters
+from easyllm.serve.openai.bodies import ChatBody, CompletionBody
+from easyllm.serve.tgi.bodies import TgiBody, TgiParameters
 
 Body = dict[str, Any]
 Effect = Callable[[Any, Any], Any]

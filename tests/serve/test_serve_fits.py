@@ -9,11 +9,11 @@ import torch
 from easyllm.core.errors import UserError
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Remote
+from easyllm.serve.engines.loading import load
+from easyllm.serve.engines.memory import container_bytes, free_bytes, require_memory
+from easyllm.serve.engines.remote import load_remote
 from easyllm.serve.limits import Limits, cache_bytes, read_json
-from easyllm.serve.loading import load
-from easyllm.serve.memory import container_bytes, free_bytes, require_memory
 from easyllm.serve.rehearsal import rehearse
-from easyllm.serve.remote import load_remote
 
 EDITED = Path(__file__).parent.parent / "broken" / "data" / "chat-model-edited"
 LIMITS = Limits(64, 60, 2)

@@ -12,8 +12,8 @@ from llguidance import LLMatcher, LLParserLimits
 
 from easyllm.core.chat import render
 from easyllm.serve.contract import EngineFailed, Grammar, Sampling, Token
-from easyllm.serve.grammar import Follower, GrammarRefused, Grammars, _source
-from easyllm.serve.sampling import bits
+from easyllm.serve.engines.grammar import Follower, GrammarRefused, Grammars, _source
+from easyllm.serve.engines.sampling import bits
 from easyllm.serve.text import decode
 
 PERSON = json.dumps(

@@ -19,8 +19,8 @@ from easyllm.core.stage import Job
 from easyllm.serve import address, checks, plan, run
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Grammar, Sampling, Token
+from easyllm.serve.engines.gguf import chosen_gguf, gguf_problems
 from easyllm.serve.folder import folder_job
-from easyllm.serve.gguf import chosen_gguf, gguf_problems
 from easyllm.serve.limits import Limits
 
 MakeJob = Callable[..., Job[ServeConfig]]
@@ -46,7 +46,7 @@ def gguf(serve_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 @pytest.fixture(scope="module")
 def loaded(serve_model: Path, gguf: Callable[[str], Path]) -> Iterator[Any]:
-    from easyllm.serve.llama_loading import load_llama
+    from easyllm.serve.engines.llama_loading import load_llama
 
     found = load_llama(serve_model, gguf("f32"), LIMITS)
     yield found
@@ -79,7 +79,7 @@ def ids_of(answer: list[Token]) -> list[int]:
 
 
 def test_greedy_answers_are_those_of_generate_also_when_five_share_the_three_places(loaded: Any, model: Any) -> None:
-    from easyllm.serve.engine import greedy_reference
+    from easyllm.serve.engines.embedded import greedy_reference
 
     prompts = [loaded.voice.tokenizer.encode(text) for text in TEXTS]
     said = answers(loaded.voice.engine, prompts, 60, Sampling())
@@ -90,7 +90,7 @@ def test_greedy_answers_are_those_of_generate_also_when_five_share_the_three_pla
 
 
 def test_every_token_comes_with_its_log_probability_halves_of_characters_too(loaded: Any, model: Any) -> None:
-    from easyllm.serve.scoring import score
+    from easyllm.serve.engines.scoring import score
 
     ids = loaded.voice.tokenizer.encode("the sea")
     said = answers(loaded.voice.engine, [ids], 60, Sampling(temperature=1.0, seed=4, likeliest=3))[0]
@@ -103,7 +103,7 @@ def test_every_token_comes_with_its_log_probability_halves_of_characters_too(loa
 
 
 def test_given_tokens_are_scored_as_the_model_scores_them(loaded: Any, model: Any) -> None:
-    from easyllm.serve.scoring import score
+    from easyllm.serve.engines.scoring import score
 
     ids = (loaded.voice.tokenizer.encode("灯塔的光慢慢熄灭, the ship") * 20)[:180]  # longer than one forward pass gives
     mine, theirs = asyncio.run(loaded.voice.engine.score(ids, 2)), score(model, ids, 2)
@@ -185,8 +185,8 @@ def said(answer: Any) -> Any:
 
 def test_stopping_ends_its_thread_and_its_requests(serve_model: Path, gguf: Callable[[str], Path]) -> None:
     from easyllm.serve.contract import EngineFailed
-    from easyllm.serve.llama_engine import LlamaEngine
-    from easyllm.serve.llama_library import Llama
+    from easyllm.serve.engines.llama_engine import LlamaEngine
+    from easyllm.serve.engines.llama_library import Llama
 
     before = threading.active_count()
     engine = LlamaEngine(Llama(gguf("f32"), 1, 200, 1), load_tokenizer(serve_model), [])
@@ -212,7 +212,7 @@ def test_stopping_ends_its_thread_and_its_requests(serve_model: Path, gguf: Call
 def test_a_rounded_file_is_said_to_be_one(
     serve_model: Path, gguf: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from easyllm.serve.llama_loading import load_llama
+    from easyllm.serve.engines.llama_loading import load_llama
 
     found = load_llama(serve_model, gguf("q8_0"), LIMITS)
     found.voice.engine.stop()
@@ -226,7 +226,7 @@ def test_another_models_weights_or_vocabulary_are_refused(
     import torch
 
     from easyllm.core.models import load_model
-    from easyllm.serve.llama_loading import load_llama
+    from easyllm.serve.engines.llama_loading import load_llama
 
     other = load_model(serve_model, torch.float32)
     torch.nn.init.normal_(other.lm_head.weight)
@@ -245,7 +245,7 @@ def test_another_models_weights_or_vocabulary_are_refused(
 
 
 def test_another_xllamacpp_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyllm.serve import llama_library
+    from easyllm.serve.engines import llama_library
 
     llama_library.library.cache_clear()
     try:
@@ -273,7 +273,7 @@ def test_the_check_says_which_file_is_missing_or_too_many(
     (folder / "two.gguf").touch()
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder))) == ["SERVE-063"]
     assert codes(serve_job(serve_model, gguf=str(folder))) == ["SERVE-062"]
-    monkeypatch.setattr("easyllm.serve.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr("easyllm.serve.engines.gguf.find_spec", lambda name: None)
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder / "one.gguf"))) == ["SERVE-060"]
 
 

@@ -8,11 +8,11 @@ import torch
 
 from easyllm.core.errors import UserError
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.engine import greedy_tokens
+from easyllm.serve.engines.embedded import greedy_tokens
+from easyllm.serve.engines.loading import load
+from easyllm.serve.engines.precision import decide_dtype, decide_prefix_cache, precision_problems
 from easyllm.serve.limits import Limits
-from easyllm.serve.loading import load
 from easyllm.serve.plan import server_command
-from easyllm.serve.precision import decide_dtype, decide_prefix_cache, precision_problems
 from easyllm.serve.server import parse
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from easyllm.serve.access import Access
-from easyllm.serve.admission import Queue
-from easyllm.serve.ratelimits import RateLimits
+from easyllm.serve.door.access import Access
+from easyllm.serve.door.admission import Queue
+from easyllm.serve.door.ratelimits import RateLimits
 from easyllm.serve.refusals import Refused
 from serving_doors import FIRST, Doored, doored, wait_until, write_keys
 

@@ -17,7 +17,7 @@ from easyllm.core.stage import Job
 from easyllm.serve import address, checks, plan, run
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.contract import Sampling
-from easyllm.serve.wire import request_body
+from easyllm.serve.engines.wire import request_body
 
 MakeJob = Callable[..., Job[ServeConfig]]
 CHAT = {"messages": [{"role": "user", "content": "灯塔"}], "max_tokens": 60, "temperature": 0}
@@ -39,8 +39,8 @@ def in_front_of(upstream: str, model: Path, **settings: Any) -> Iterator[Front]:
     from easyllm.serve.app import build_app
     from easyllm.serve.contract import Remote
     from easyllm.serve.desk import About, Desk
+    from easyllm.serve.engines.remote import load_remote
     from easyllm.serve.limits import Limits
-    from easyllm.serve.remote import load_remote
 
     limits = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
     desk = Desk(About("tiny-front", "abc", limits))

@@ -15,8 +15,8 @@ import pytest
 
 from easyllm.core.chat import load_tokenizer
 from easyllm.serve.contract import Abilities, EngineFailed, Grammar, Remote, Sampling, Token
+from easyllm.serve.engines.wire import request_body
 from easyllm.serve.limits import Limits
-from easyllm.serve.wire import request_body
 from strangers import Stranger, handler
 
 LIMITS = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
@@ -103,7 +103,7 @@ def vllm(serve_model: Path) -> Iterator[VllmLike]:
 
 @pytest.fixture
 def meet(vllm: VllmLike, serve_model: Path) -> Iterator[Callable[[], Any]]:
-    from easyllm.serve.remote import load_remote
+    from easyllm.serve.engines.remote import load_remote
 
     engines = []
 

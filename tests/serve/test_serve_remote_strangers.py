@@ -14,7 +14,7 @@ import pytest
 from easyllm.core.chat import load_tokenizer
 from easyllm.core.errors import UserError
 from easyllm.serve.contract import EngineFailed, Remote, Sampling, Token
-from easyllm.serve.engine import greedy_tokens
+from easyllm.serve.engines.embedded import greedy_tokens
 from easyllm.serve.limits import Limits
 from strangers import Stranger, handler
 
@@ -38,7 +38,7 @@ Meet = Callable[..., Any]
 @pytest.fixture
 def meet(stranger: Stranger, serve_model: Path) -> Iterator[Meet]:
     """``meet()``: the engine that stands behind ours, once it has introduced itself."""
-    from easyllm.serve.remote import load_remote
+    from easyllm.serve.engines.remote import load_remote
 
     engines = []
 
@@ -153,7 +153,7 @@ def test_an_engine_that_takes_fewer_tokens_than_we_promise_is_refused(stranger: 
 def test_a_model_exchanged_behind_our_back_has_to_introduce_itself(
     stranger: Stranger, meet: Meet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyllm.serve import remote
+    from easyllm.serve.engines import remote
 
     monkeypatch.setattr(remote, "LOOK_EVERY_SECONDS", 0.05)
     engine = meet()

@@ -9,7 +9,7 @@ import pytest
 
 from easyllm.core.errors import StageFailed
 from easyllm.serve.contract import Engine, EngineFailed, Sampling
-from easyllm.serve.engine import MOST_CRASHES, require_same_words
+from easyllm.serve.engines.embedded import MOST_CRASHES, require_same_words
 from easyllm.serve.limits import Limits
 from watched_engine import ENDS, answer, becomes, failing, prompt_of, watched
 

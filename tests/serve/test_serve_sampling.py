@@ -20,7 +20,7 @@ from transformers.generation.logits_process import SequenceBiasLogitsProcessor
 
 from easyllm.core.chat import render
 from easyllm.serve.contract import EngineFailed, Sampling, Token
-from easyllm.serve.sampling import bend, choose, new_slot, pick, survivors
+from easyllm.serve.engines.sampling import bend, choose, new_slot, pick, survivors
 
 VOCABULARY = 3000
 SETTINGS = [

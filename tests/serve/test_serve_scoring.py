@@ -95,7 +95,7 @@ def test_an_endpoint_that_is_not_there_is_refused_before_anything_is_loaded(serv
 def test_an_endpoint_that_cannot_score_is_refused(
     served: Any, serve_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyllm.serve.openai_words import CompletionTeller
+    from easyllm.serve.openai.words import CompletionTeller
 
     whole = CompletionTeller.whole
     monkeypatch.setattr(CompletionTeller, "whole", lambda *given: whole(*given) | {"logprobs": None})

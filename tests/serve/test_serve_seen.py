@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from easyllm.core.artifact import Manifest
-from easyllm.serve.access import Access
+from easyllm.serve.door.access import Access
 from serving_doors import Doored, doored, wait_until
 
 MANIFEST = Manifest(

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import ValidationError
 
-from easyllm.serve.engine import greedy_reference
+from easyllm.serve.engines.embedded import greedy_reference
 from easyllm.serve.text import decode
 
 

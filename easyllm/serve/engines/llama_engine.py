@@ -11,9 +11,9 @@ import torch
 
 from easyllm.core.errors import StageFailed
 from easyllm.serve.contract import Abilities, EngineFailed, Sampling, Scored, Token
-from easyllm.serve.grammar import Grammars, knows
-from easyllm.serve.llama_library import BATCH_OUTPUTS, BATCH_TOKENS, Llama, Row
-from easyllm.serve.sampling import Slot, choose, new_slot
+from easyllm.serve.engines.grammar import Grammars, knows
+from easyllm.serve.engines.llama_library import BATCH_OUTPUTS, BATCH_TOKENS, Llama, Row
+from easyllm.serve.engines.sampling import Slot, choose, new_slot
 
 
 @dataclass(eq=False)

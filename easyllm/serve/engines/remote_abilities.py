@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from easyllm.serve.contract import Abilities, EngineFailed, Grammar, Sampling
-from easyllm.serve.introduction import answer
+from easyllm.serve.engines.introduction import answer
+from easyllm.serve.engines.upstream import TOO_MANY_REQUESTS, UNAVAILABLE, Upstream
+from easyllm.serve.engines.wire import request_body
 from easyllm.serve.text import decode
-from easyllm.serve.upstream import TOO_MANY_REQUESTS, UNAVAILABLE, Upstream
-from easyllm.serve.wire import request_body
 
 DIGITS = Grammar("regex", "[0-9]{2}")
 FEW_TOKENS = 8

@@ -8,8 +8,8 @@ from easyllm.serve.contract import Ask, EngineFailed, Piece, Scored, Whole
 from easyllm.serve.refusals import tgi_body, tgi_failure
 from easyllm.serve.several import Numbered, mean_logprob, whole_of
 from easyllm.serve.sse import event
-from easyllm.serve.tgi_bodies import TgiBody, TgiParameters
-from easyllm.serve.tgi_shapes import Details, Generated, PrefillToken, StreamDetails, TgiToken, TokenEvent, Told
+from easyllm.serve.tgi.bodies import TgiBody, TgiParameters
+from easyllm.serve.tgi.shapes import Details, Generated, PrefillToken, StreamDetails, TgiToken, TokenEvent, Told
 from easyllm.serve.token_texts import text_of
 
 

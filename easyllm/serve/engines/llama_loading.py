@@ -14,11 +14,11 @@ from easyllm.core.models import load_model
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Loaded
-from easyllm.serve.engine import greedy_reference, greedy_tokens
+from easyllm.serve.engines.embedded import greedy_reference, greedy_tokens
+from easyllm.serve.engines.llama_engine import LlamaEngine
+from easyllm.serve.engines.llama_library import Llama
+from easyllm.serve.engines.precision import told
 from easyllm.serve.limits import Limits
-from easyllm.serve.llama_engine import LlamaEngine
-from easyllm.serve.llama_library import Llama
-from easyllm.serve.precision import told
 from easyllm.serve.words import WARM_UP, WARM_UP_TOKENS, default_sampling, load_words, warm_up_prompts
 
 TEXTS = (*WARM_UP, "  two spaces,\n\ttabs and lines\n", "naïve café, 12345.67", "灯塔的光，慢慢熄灭。", "🙂🚢")

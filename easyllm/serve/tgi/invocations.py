@@ -9,13 +9,13 @@ from starlette.responses import Response
 from easyllm.serve.bodies import read
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
-from easyllm.serve.openai_bodies import ChatBody, CompletionBody
-from easyllm.serve.openai_routes import OpenAIRoutes
-from easyllm.serve.openai_shapes import ChatChunk, ChatCompletion, Completion
+from easyllm.serve.openai.bodies import ChatBody, CompletionBody
+from easyllm.serve.openai.routes import OpenAIRoutes
+from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion
 from easyllm.serve.refusals import invalid
-from easyllm.serve.tgi_bodies import TgiBody
-from easyllm.serve.tgi_routes import TgiRoutes
-from easyllm.serve.tgi_shapes import Generated, TokenEvent
+from easyllm.serve.tgi.bodies import TgiBody
+from easyllm.serve.tgi.routes import TgiRoutes
+from easyllm.serve.tgi.shapes import Generated, TokenEvent
 
 
 def routes(desk: Desk) -> list[Door]:

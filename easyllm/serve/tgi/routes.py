@@ -11,16 +11,16 @@ from starlette.responses import JSONResponse, Response
 from easyllm import __version__
 from easyllm.serve.bodies import MOST_STOPS
 from easyllm.serve.contract import Ask, Sampling, Scored
-from easyllm.serve.conversation import rendered
 from easyllm.serve.deployment import deployment
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
 from easyllm.serve.honoured import require_able, require_score, warmth
 from easyllm.serve.model_names import adapter_of_id, adapter_of_model
+from easyllm.serve.openai.conversation import rendered
 from easyllm.serve.refusals import invalid
 from easyllm.serve.several import mean_logprob
 from easyllm.serve.stopwatch import Stopwatch, compute_headers
-from easyllm.serve.tgi_bodies import (
+from easyllm.serve.tgi.bodies import (
     MOST_BEST_OF,
     MOST_TOP_TOKENS,
     ChatTokenizeBody,
@@ -29,8 +29,8 @@ from easyllm.serve.tgi_bodies import (
     TokenizeBody,
     grammar_of,
 )  # fmt: skip
-from easyllm.serve.tgi_shapes import ChatTokens, Generated, Info, SimpleToken, TokenEvent
-from easyllm.serve.tgi_words import TgiWords
+from easyllm.serve.tgi.shapes import ChatTokens, Generated, Info, SimpleToken, TokenEvent
+from easyllm.serve.tgi.words import TgiWords
 
 DEFAULT_NEW_TOKENS = 100
 NAMES = {"likeliest": "top_n_tokens"}

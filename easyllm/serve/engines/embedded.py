@@ -14,18 +14,18 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from easyllm.core.errors import StageFailed, failed
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.serve.adapter_layers import BASE, request_id
+from easyllm.serve.adapters.layers import BASE, request_id
 from easyllm.serve.contract import Abilities, Engine, EngineFailed, Sampling, Scored, Token
-from easyllm.serve.grammar import Follower, Grammars
+from easyllm.serve.engines.grammar import Follower, Grammars
+from easyllm.serve.engines.one_pass import one_pass_at_a_time
+from easyllm.serve.engines.sampling import PerRequestSampler, Slot, install, new_slot
+from easyllm.serve.engines.scheduling import NAME, held_blocks, share_within
+from easyllm.serve.engines.scoring import score
 from easyllm.serve.limits import PAGE_TOKENS, Limits
-from easyllm.serve.one_pass import one_pass_at_a_time
-from easyllm.serve.sampling import PerRequestSampler, Slot, install, new_slot
-from easyllm.serve.scheduling import NAME, held_blocks, share_within
-from easyllm.serve.scoring import score
 from easyllm.serve.words import WARM_UP_TOKENS
 
 if TYPE_CHECKING:
-    from easyllm.serve.adapters import Shelf
+    from easyllm.serve.adapters.shelf import Shelf
 
 PREFILL_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""

@@ -7,7 +7,7 @@ from easyllm.core.inputs import Input
 from easyllm.core.messages import say
 from easyllm.core.stage import Job
 from easyllm.core.tuning.layers import read_header
-from easyllm.serve.adapter_files import (
+from easyllm.serve.adapters.files import (
     AdapterFiles,
     base_problems,
     fit_problems,
@@ -16,7 +16,7 @@ from easyllm.serve.adapter_files import (
     read_files,
     room_problems,
 )  # fmt: skip
-from easyllm.serve.adapter_settings import AdapterSettings, adapter_settings
+from easyllm.serve.adapters.settings import AdapterSettings, adapter_settings
 from easyllm.serve.config import ServeConfig
 
 RESERVED = ("tgi", "dummy")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.keys import read_keys
+from easyllm.serve.door.keys import read_keys
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from easyllm.serve.contract import Sampling, Token
-from easyllm.serve.grammar import Follower
+from easyllm.serve.engines.grammar import Follower
 
 FEW = 1024
 

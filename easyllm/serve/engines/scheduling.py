@@ -5,7 +5,7 @@ from typing import Any
 from transformers.generation.continuous_batching import scheduler as upstream
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
-from easyllm.serve.adapter_layers import BASE, number_of, salted
+from easyllm.serve.adapters.layers import BASE, number_of, salted
 
 NAME = "easyllm"
 PATIENCE = 4

@@ -17,7 +17,7 @@ from easyllm.core.chat import seal
 from easyllm.core.errors import Problem, UserError, failed, problem, refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.serve.adapter_files import (
+from easyllm.serve.adapters.files import (
     WEIGHTS,
     AdapterFiles,
     base_problems,
@@ -27,10 +27,10 @@ from easyllm.serve.adapter_files import (
     require,
     room_problems,
 )  # fmt: skip
-from easyllm.serve.adapter_layers import BASE, AdapterLayers, Pair
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters.layers import BASE, AdapterLayers, Pair
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.contract import AdapterCard, EngineFailed, Sampling
-from easyllm.serve.engine import ContinuousBatching, greedy_reference
+from easyllm.serve.engines.embedded import ContinuousBatching, greedy_reference
 from easyllm.serve.words import WARM_UP_TOKENS
 
 NOT_FOUND = 404

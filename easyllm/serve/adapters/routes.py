@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from easyllm.core.errors import StageFailed, UserError
-from easyllm.serve.adapter_files import CONFIG, WEIGHTS
-from easyllm.serve.adapter_inputs import RESERVED
-from easyllm.serve.adapter_settings import AdapterSettings
+from easyllm.serve.adapters.files import CONFIG, WEIGHTS
+from easyllm.serve.adapters.inputs import RESERVED
+from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.bodies import Body, Neutral
 from easyllm.serve.config import AdapterName
 from easyllm.serve.contract import Adapters

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from easyllm import __version__
 from easyllm.serve.contract import EngineFailed, Piece, Token, Whole
-from easyllm.serve.openai_bodies import CompletionBody
-from easyllm.serve.openai_shapes import ChatLogprobs, CompletionLogprobs, Said, Usage
+from easyllm.serve.openai.bodies import CompletionBody
+from easyllm.serve.openai.shapes import ChatLogprobs, CompletionLogprobs, Said, Usage
+from easyllm.serve.openai.tool_calls import CallReader
 from easyllm.serve.refusals import Refused, openai_body
 from easyllm.serve.several import Numbered
 from easyllm.serve.sse import event
 from easyllm.serve.token_texts import TokenBytes, text_of
-from easyllm.serve.tool_calls import CallReader
 
 FINISH = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 

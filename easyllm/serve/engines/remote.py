@@ -13,11 +13,11 @@ from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Abilities, EngineFailed, Loaded, Remote, Sampling, Scored, Token
-from easyllm.serve.introduction import introduce
+from easyllm.serve.engines.introduction import introduce
+from easyllm.serve.engines.remote_abilities import find_abilities
+from easyllm.serve.engines.upstream import TOO_MANY_REQUESTS, Upstream
+from easyllm.serve.engines.wire import BAD_GATEWAY, UNPROCESSABLE, Unfit, request_body
 from easyllm.serve.limits import Limits
-from easyllm.serve.remote_abilities import find_abilities
-from easyllm.serve.upstream import TOO_MANY_REQUESTS, Upstream
-from easyllm.serve.wire import BAD_GATEWAY, UNPROCESSABLE, Unfit, request_body
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 LOOK_EVERY_SECONDS = 2.0

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.progress import note
-from easyllm.serve.accounts import Account
+from easyllm.serve.door.accounts import Account
 
 SILENT = ("/health", "/ping", "/metrics")
 """Asked every few seconds by machines, of no interest to anybody later."""

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from easyllm.serve.accounts import Account, request_id
 from easyllm.serve.desk import Desk
-from easyllm.serve.drain import STOPPING
-from easyllm.serve.keys import offered_key
+from easyllm.serve.door.accounts import Account, request_id
+from easyllm.serve.door.drain import STOPPING
+from easyllm.serve.door.keys import offered_key
 from easyllm.serve.refusals import Refused
 
 IsOpen = Callable[[str, str], bool]

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from easyllm.serve.bodies import MOST_STOPS, Body, Neutral, Stop
 from easyllm.serve.contract import Grammar
-from easyllm.serve.openai_bodies import Message, Tool
+from easyllm.serve.openai.bodies import Message, Tool
 from easyllm.serve.refusals import invalid
 
 MOST_BEST_OF = 2

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from easyllm.serve.contract import Ask, Whole
-from easyllm.serve.conversation import rendered
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
+from easyllm.serve.engines.scoring import choice
 from easyllm.serve.honoured import require_score
 from easyllm.serve.model_names import adapter_of_model, model_cards
-from easyllm.serve.openai_asks import (
+from easyllm.serve.openai.asks import (
     NEW_TOKENS_OF_A_COMPLETION,
     best,
     made,
@@ -21,12 +21,12 @@ from easyllm.serve.openai_asks import (
     sampling_of,
     several,
 )  # fmt: skip
-from easyllm.serve.openai_bodies import ChatBody, CompletionBody, OpenAIBody, grammar_of
-from easyllm.serve.openai_shapes import ChatChunk, ChatCompletion, Completion, ModelCard, ModelList
-from easyllm.serve.openai_words import ChatTeller, CompletionTeller, Words, usage
+from easyllm.serve.openai.bodies import ChatBody, CompletionBody, OpenAIBody, grammar_of
+from easyllm.serve.openai.conversation import rendered
+from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion, ModelCard, ModelList
+from easyllm.serve.openai.tool_calls import CallReader, reads_calls
+from easyllm.serve.openai.words import ChatTeller, CompletionTeller, Words, usage
 from easyllm.serve.refusals import invalid
-from easyllm.serve.scoring import choice
-from easyllm.serve.tool_calls import CallReader, reads_calls
 
 
 def routes(desk: Desk) -> list[Door]:

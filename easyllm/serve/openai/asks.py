@@ -6,7 +6,7 @@ from dataclasses import replace
 from easyllm.serve.contract import Ask, Grammar, Sampling, Whole
 from easyllm.serve.desk import Desk
 from easyllm.serve.honoured import require_able, warmth
-from easyllm.serve.openai_bodies import CompletionBody, OpenAIBody
+from easyllm.serve.openai.bodies import CompletionBody, OpenAIBody
 from easyllm.serve.refusals import invalid
 from easyllm.serve.several import mean_logprob
 

@@ -11,15 +11,15 @@ from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.models import load_model
 from easyllm.core.progress import note
-from easyllm.serve.adapter_settings import AdapterSettings
-from easyllm.serve.adapters import open_shelf
+from easyllm.serve.adapters.settings import AdapterSettings
+from easyllm.serve.adapters.shelf import open_shelf
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Engine, Loaded
-from easyllm.serve.engine import ContinuousBatching, require_same_words
-from easyllm.serve.grammar import Grammars, knows
+from easyllm.serve.engines.embedded import ContinuousBatching, require_same_words
+from easyllm.serve.engines.grammar import Grammars, knows
+from easyllm.serve.engines.memory import free_bytes, require_memory
+from easyllm.serve.engines.precision import decide_dtype, decide_prefix_cache, told
 from easyllm.serve.limits import Limits
-from easyllm.serve.memory import free_bytes, require_memory
-from easyllm.serve.precision import decide_dtype, decide_prefix_cache, told
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.serve.contract import Sampling
+from easyllm.serve.engines.upstream import Upstream
+from easyllm.serve.engines.wire import Unfit, request_body
 from easyllm.serve.limits import Limits
 from easyllm.serve.text import UNFINISHED, decode
-from easyllm.serve.upstream import Upstream
-from easyllm.serve.wire import Unfit, request_body
 from easyllm.serve.words import WARM_UP_TOKENS
 
 

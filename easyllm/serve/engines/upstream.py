@@ -12,7 +12,7 @@ import httpx
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.serve.contract import EngineFailed, Remote, Scored
-from easyllm.serve.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
+from easyllm.serve.engines.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 300.0

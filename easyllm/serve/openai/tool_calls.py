@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from easyllm.serve.contract import Piece
-from easyllm.serve.openai_shapes import Said, ToolCall
+from easyllm.serve.openai.shapes import Said, ToolCall
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What models call the part before the answer; clients know it by the first of these names."""

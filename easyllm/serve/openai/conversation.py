@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyllm.serve.openai_bodies import Message
+from easyllm.serve.openai.bodies import Message
 from easyllm.serve.refusals import Refused, invalid
 
 

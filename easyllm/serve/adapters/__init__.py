@@ -1,0 +1,1 @@
+"""LoRA adapters of the served model, chosen by each request."""

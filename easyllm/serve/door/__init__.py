@@ -1,0 +1,1 @@
+"""Who may ask, when, and how much; and what is kept of it."""
