@@ -145,7 +145,7 @@ lint: setup ## ruff and mypy
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 test: lint ## linting, typing and every test that needs no container
-	.venv/bin/python -m pytest -q -m "not docker" -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -q -m "not docker" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-docker: setup ## the images: built, run and served on a real engine
 	.venv/bin/python -m pytest -q -m docker tests/docker $(PYTEST_ARGS)

@@ -16,6 +16,12 @@ ROOT = Path(__file__).parent.parent
 Easyllm = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: of two processes that share the files, none is left alone with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_language() -> None:
     """Tests read English texts whatever the machine speaks; ranks and servers get one thread each."""
