@@ -7,6 +7,8 @@ PENALTIES = (
     "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias",
 )  # fmt: skip
 NEUTRAL = Sampling()
+COLDEST = 1e-6
+"""Below it the likeliest token wins by more than 32 bits can write down, and a division would overflow."""
 
 
 def require_able(engine: Engine, sampling: Sampling, names: dict[str, str]) -> Sampling:
@@ -30,3 +32,8 @@ def wanting(abilities: Abilities) -> list[str]:
 def require_score(engine: Engine, name: str) -> None:
     if not engine.abilities.score:
         raise invalid(f"`{name}`: the engine behind this server does not score given tokens", name)
+
+
+def warmth(temperature: float) -> float:
+    """``temperature``, or 0, which says the same, where it is too small to divide by."""
+    return temperature if temperature >= COLDEST else 0.0

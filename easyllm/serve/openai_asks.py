@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from easyllm.serve.contract import Ask, Grammar, Sampling, Whole
 from easyllm.serve.desk import Desk
-from easyllm.serve.honoured import require_able
+from easyllm.serve.honoured import require_able, warmth
 from easyllm.serve.openai_bodies import CompletionBody, OpenAIBody
 from easyllm.serve.refusals import invalid
 from easyllm.serve.several import mean_logprob
@@ -24,6 +24,7 @@ def sampling_of(desk: Desk, body: OpenAIBody, likeliest: int, grammar: Grammar |
     wanted = replace(
         desk.model.default, **given, seed=body.seed, logit_bias=biases(desk, body), likeliest=likeliest, grammar=grammar
     )
+    wanted = replace(wanted, temperature=warmth(wanted.temperature))
     names = {"likeliest": likeliest_name, "grammar": "response_format"}
     return require_able(desk.model.voice.engine, wanted, names)
 

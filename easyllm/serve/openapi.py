@@ -18,6 +18,8 @@ from easyllm.serve.tgi_shapes import TgiError
 REFERENCE = "#/components/schemas/{model}"
 AT_ANY_TIME = {401: "an API key is missing or wrong", 503: "the model is loading, or its engine cannot answer"}
 """Failures of every route that asks for the model."""
+OPEN = ("/health", "/ping")
+"""Asked by machines that hold no key."""
 OF_A_REQUEST = AT_ANY_TIME | {
     413: "the body is too long",
     429: "no place is free; Retry-After says when to come back",
@@ -142,6 +144,8 @@ def error_schema(route: Route, schemas: Schemas) -> Any:
 
 
 def refusals(route: Route, method: str) -> dict[int, str]:
+    if route.path in OPEN:
+        return {503: AT_ANY_TIME[503]}
     if method == "GET":
         return AT_ANY_TIME | ({404: OPENAI_REFUSALS[404]} if route.param_convertors else {})
     return OPENAI_REFUSALS if is_openai(route) else TGI_REFUSALS

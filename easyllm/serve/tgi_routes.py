@@ -15,7 +15,7 @@ from easyllm.serve.conversation import rendered
 from easyllm.serve.deployment import deployment
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
-from easyllm.serve.honoured import require_able, require_score
+from easyllm.serve.honoured import require_able, require_score, warmth
 from easyllm.serve.model_names import adapter_of_id, adapter_of_model
 from easyllm.serve.refusals import invalid
 from easyllm.serve.several import mean_logprob
@@ -202,6 +202,6 @@ def sampling_of(settings: TgiParameters) -> Sampling:
     if not is_sampled(settings):
         return plain
     return replace(
-        plain, temperature=settings.temperature or 1.0, top_p=settings.top_p or 1.0, top_k=settings.top_k or 0,
+        plain, temperature=warmth(settings.temperature or 1.0), top_p=settings.top_p or 1.0, top_k=settings.top_k or 0,
         typical_p=settings.typical_p or 1.0, seed=secrets.randbits(63) if settings.seed is None else settings.seed,
     )  # fmt: skip

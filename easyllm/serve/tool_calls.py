@@ -14,6 +14,9 @@ from easyllm.serve.openai_shapes import Said, ToolCall
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What models call the part before the answer; clients know it by the first of these names."""
 
+UNREADABLE = (ValueError, KeyError, TypeError)
+"""What the parser raises where a model wrote what its own declaration does not allow."""
+
 
 def reads_calls(tokenizer: Any) -> bool:
     """Whether this model's answers can be taken apart."""
@@ -51,7 +54,7 @@ class CallReader:
             return ""
         try:
             events = self._parser.feed(text)
-        except ValueError:
+        except UNREADABLE:
             self._broken = True
             return ""
         fresh = ""
@@ -67,7 +70,7 @@ class CallReader:
         try:
             message = None if self._broken else self._parser.finalize()[0]
             calls = [call_of(call) for call in (message or {}).get("tool_calls") or ()]
-        except (ValueError, KeyError, TypeError):  # the model wrote what its own declaration does not allow
+        except UNREADABLE:
             message, calls = None, []
         if message is None:
             return {"content": self._raw.removeprefix(self._told)}

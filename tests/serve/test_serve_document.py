@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from easyllm.serve.openai_shapes import ChatChunk, Completion, OpenAIError
-from easyllm.serve.tgi_shapes import TokenEvent
+from easyllm.serve.openai_shapes import ChatChunk, ChatCompletion, Completion, OpenAIError
+from easyllm.serve.tgi_shapes import Generated, TokenEvent
 
 CHECKS = [
     not_a_server_error, content_type_conformance, negative_data_rejection, response_schema_conformance,
@@ -46,11 +46,14 @@ def test_every_route_is_in_the_document_and_both_addresses_have_it(served: Any, 
             assert refusals >= ({"429", "503"} if method == "post" else {"503"}), path
 
 
-def operations(document: Any, url: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def operations(document: Any, served: Any) -> dict[str, Any]:
+    """Each operation of the document by its method and path, as schemathesis reads it."""
     schema = schemathesis.openapi.from_dict(document)
-    schema.config.base_url = url
+    schema.config.base_url = served.url
     schema.config.generation.update(modes=list(schemathesis.GenerationMode))
-    return {f"{found.ok().method.upper()} {found.ok().path}": found.ok() for found in schema.get_all_operations()}
+    found = [operation.ok() for operation in schema.get_all_operations()]
+    return {f"{operation.method.upper()} {operation.path}": operation for operation in found}
 
 
 PATHS = (
@@ -60,15 +63,13 @@ PATHS = (
 )  # fmt: skip
 
 
-def test_every_operation_is_tried(document: Any, served: Any) -> None:
-    assert set(PATHS) == set(operations(document, served.url))
+def test_every_operation_is_tried(operations: dict[str, Any]) -> None:
+    assert set(PATHS) == set(operations)
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(served: Any, document: Any, name: str) -> None:
-    operation = operations(document, served.url)[name]
-
-    @given(case=operation.as_strategy())
+def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(operations: dict[str, Any], name: str) -> None:
+    @given(case=operations[name].as_strategy())
     @settings(
         max_examples=EXAMPLES if name.startswith("POST") else 3, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate],
@@ -104,6 +105,27 @@ def test_the_events_of_a_stream_are_as_documented(served: Any, path: str, body: 
     assert len(lines) >= 5
     for line in lines:
         TypeAdapter(kind).validate_python(json.loads(line), strict=True)
+
+
+WHOLES: list[tuple[str, Any, Any]] = [
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 2, "n": 2}, ChatCompletion,
+    ),
+    ("/v1/completions", {"prompt": "a", "logprobs": 2, "echo": True, "return_token_ids": True}, Completion),
+    (
+        "/generate",
+        {"inputs": "a", "parameters": {"top_n_tokens": 2, "decoder_input_details": True, "best_of": 2, "top_k": 9}},
+        Generated,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "kind"), WHOLES)
+def test_a_whole_answer_with_all_its_details_is_as_documented(served: Any, path: str, body: Any, kind: Any) -> None:
+    answer = httpx.post(f"{served.url}{path}", json=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    TypeAdapter(kind).validate_python(answer.json(), strict=True)
 
 
 def test_an_error_is_as_documented(served: Any) -> None:

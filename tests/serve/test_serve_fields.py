@@ -102,7 +102,7 @@ def test_no_field_is_forgotten_here() -> None:
     assert set(COMPLETION_EFFECTS) | ONLY_STREAMED | ONLY_REFUSED >= set(CompletionBody.model_fields)
     assert set(CHAT_REFUSED) == set(ChatBody.model_fields)
     assert set(COMPLETION_REFUSED) == set(CompletionBody.model_fields)
-    assert set(TGI_EFFECTS) | {"adapter_id", "watermark"} == set(TgiParameters.model_fields)
+    assert set(TGI_EFFECTS) | {"adapter_id", "watermark"} >= set(TgiParameters.model_fields)
     assert set(TGI_REFUSED) == set(TgiParameters.model_fields)
     assert set(TgiBody.model_fields) == {"inputs", "parameters", "stream"}
 
@@ -179,6 +179,7 @@ TGI_EFFECTS: dict[str, tuple[Body, Effect]] = {
     "do_sample": ({"do_sample": True, "seed": 3}, differs),
     "max_new_tokens": ({"max_new_tokens": 3}, lambda _, changed: changed["details"]["generated_tokens"] == 3),
     "temperature": (TGI_WARM, differs),
+    "temperature, hardly any": ({"temperature": 1e-300}, same),
     "top_p": ({**TGI_WARM, "top_p": 1e-6}, same),
     "top_k": ({**TGI_WARM, "top_k": 1}, same),
     "typical_p": ({**TGI_WARM, "temperature": 1.0, "typical_p": 0.2}, differs),
@@ -268,3 +269,23 @@ def test_settings_that_exclude_each_other_are_told_in_its_words(
     assert answer.status_code == 422
     assert answer.json() == {"error": f"Input validation error: {text}", "error_type": "validation"}
     assert post(served, path, {"inputs": ""}).json()["error"] == "Input validation error: `inputs` cannot be empty"
+
+
+NULLS: list[tuple[str, Body, Any]] = [
+    ("/v1/chat/completions", {"messages": CHAT["messages"], "max_tokens": 2}, ChatBody),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 2}, CompletionBody),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "kind"), NULLS)
+def test_an_explicit_null_is_the_same_as_nothing(served: Any, path: str, body: Body, kind: Any) -> None:
+    answer = post(served, path, dict.fromkeys(kind.model_fields) | body)
+    assert answer.status_code == 200, answer.text
+    assert tokens(answer.json()) <= 2
+
+
+def test_a_field_that_nobody_knows_is_refused_by_name(served: Any) -> None:
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION), ("/generate", TGI)):
+        answer = post(served, path, body | {"mirostat": 1})
+        assert answer.status_code in (400, 422)
+        assert "`mirostat` is not supported by this server" in answer.text

@@ -1,0 +1,179 @@
+"""Tools go through the model's own template, and calls come back where the model says how it writes them."""
+
+import asyncio
+import copy
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from easyllm.serve.answering import ModelVoice
+from easyllm.serve.app import build_app
+from easyllm.serve.contract import Abilities, Loaded, Sampling, Scored, Token
+from easyllm.serve.desk import About, Desk
+from easyllm.serve.limits import Limits
+from easyllm.serve.words import load_words
+
+TEMPLATE = (
+    "{% if tools %}<|start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|end|>\n{% endif %}"
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call['function']['arguments']['city'] }}</call>{% endfor %}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+DECLARED = {
+    "version": 1,
+    "start_anchor": "<|start|>assistant\n",
+    "fields": {
+        "content": {"content": "text"},
+        "tool_calls": {
+            "open": "<call>", "close": "</call>", "content": "json", "repeats": True,
+            "transform": {"type": "function", "function": "{content}"},
+        },
+    },
+}  # fmt: skip
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather", "description": "of a city",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]  # fmt: skip
+CALL = '<call>{"name": "weather", "arguments": {"city": "Rom"}}</call>'
+QUESTION = [{"role": "user", "content": "Rome?"}]
+TALK = [
+    *QUESTION,
+    {
+        "role": "assistant", "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rom"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+]  # fmt: skip
+
+
+class Scripted:
+    """An engine that says one text, whatever it is asked: what a model trained on calls would say."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+        self.asked: list[list[int]] = []
+        self.trouble = None
+        self.running = 0
+        self.abilities = Abilities()
+
+    async def generate(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
+    ) -> AsyncGenerator[Token, None]:
+        self.asked.append(ids)
+        for number in self.ids[:max_new_tokens]:
+            yield Token(number, -0.5)
+
+    async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        raise AssertionError("nothing is scored here")
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def words(serve_model: Path) -> Any:
+    return load_words(serve_model)
+
+
+class Asked:
+    """The application in front of a scripted engine and of a tokenizer with this template."""
+
+    def __init__(self, words: Any, text: str, template: str = TEMPLATE, declared: Any = None) -> None:
+        tokenizer, _, ends = words
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.tokenizer.chat_template = template
+        self.tokenizer.response_template = declared
+        self.engine = Scripted([*self.tokenizer.encode(text), ends[0]])
+        desk = Desk(About("scripted", None, Limits(2000, 1500, 3)))
+        desk.loaded = Loaded(ModelVoice(self.engine, self.tokenizer, ends), ends, None, None, Sampling())
+        self.app = build_app(desk)
+
+    def post(self, **body: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.post("/v1/chat/completions", json={"messages": QUESTION} | body)
+
+        return asyncio.run(ask())
+
+    @property
+    def prompt(self) -> str:
+        return str(self.tokenizer.decode(self.engine.asked[-1]))
+
+
+def test_the_model_reads_tools_calls_and_their_results_in_its_own_template(words: Any) -> None:
+    asked = Asked(words, "ok")
+    assert asked.post(tools=TOOLS, messages=TALK).status_code == 200
+    written = asked.prompt
+    assert json.dumps(TOOLS[0]) in written
+    assert "<call>Rom</call>" in written
+    assert "<|start|>tool\nsunny<|end|>" in written
+    asked.post(tools=TOOLS, tool_choice="none")
+    assert "weather" not in asked.prompt
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [({"tools": TOOLS}, "tools"), ({"messages": TALK}, "tool_calls"),
+     ({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}, "name"),
+     ({"messages": [{"role": "assistant", "content": None}]}, "content"),
+     ({"messages": [{"role": "user", "content": "a", "tool_calls": TALK[1]["tool_calls"]}]}, "tool_calls")],
+)  # fmt: skip
+def test_what_the_template_does_not_read_is_refused_by_name(words: Any, body: Any, field: str) -> None:
+    plain = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    answer = Asked(words, "ok", plain).post(**body)
+    assert answer.status_code == 400, answer.text
+    assert f"{field}`" in answer.json()["error"]["message"]
+
+
+def test_a_template_that_skips_tool_messages_refuses_them(words: Any) -> None:
+    deaf = TEMPLATE.replace("{{ m['content'] }}", "{% if m['role'] != 'tool' %}{{ m['content'] }}{% endif %}")
+    answer = Asked(words, "ok", deaf).post(messages=TALK, tools=TOOLS)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages.2")
+
+
+def told(answer: httpx.Response) -> tuple[str, list[Any], str]:
+    """(content, calls, finish_reason), of a body or of a stream."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        (choice,) = answer.json()["choices"]
+        message = choice["message"]
+        return message["content"] or "", message.get("tool_calls", []), choice["finish_reason"]
+    lines = [line[6:] for line in answer.text.split("\n\n") if line.startswith("data: {")]
+    parts = [json.loads(line)["choices"][0] for line in lines]
+    content = "".join(part["delta"].get("content") or "" for part in parts)
+    calls = [call for part in parts for call in part["delta"].get("tool_calls", [])]
+    return content, calls, parts[-1]["finish_reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_come_back_where_the_model_declares_how_it_writes_them(words: Any, stream: bool) -> None:
+    asked = Asked(words, f"Let me see. {CALL}{CALL}", declared=DECLARED)
+    content, calls, finish = told(asked.post(tools=TOOLS, stream=stream))
+    assert (content.strip(), finish) == ("Let me see.", "tool_calls")
+    assert [call["function"]["name"] for call in calls] == ["weather", "weather"]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"city": "Rom"}
+    assert calls[0]["id"] != calls[1]["id"]
+    assert [call.get("index") for call in calls] == ([0, 1] if stream else [None, None])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("text", ["just <b>words</b>", "so <call>{broken", 'so <call>{"name": 5}</call> then'])
+def test_an_answer_that_is_no_call_stays_the_text_it_is(words: Any, text: str, stream: bool) -> None:
+    asked = Asked(words, text, declared=DECLARED)
+    assert told(asked.post(tools=TOOLS, stream=stream)) == (text, [], "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_a_declaration_or_without_tools_nothing_is_taken_out(words: Any, stream: bool) -> None:
+    for asked, tools in ((Asked(words, CALL), TOOLS), (Asked(words, CALL, declared=DECLARED), None)):
+        assert told(asked.post(tools=tools, stream=stream)) == (CALL, [], "stop")
