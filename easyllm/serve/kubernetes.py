@@ -74,9 +74,8 @@ def settings(config: ServeConfig) -> dict[str, Any]:
 
 def command(job: Job[ServeConfig], asked: KubernetesConfig, name: str) -> list[str]:
     """The container's: all that the recipe sets, and where a pod finds model and keys."""
-    given = {key: value for key, value in settings(job.config).items() if key not in OURS}
-    settled: dict[str, Any] = {"host": "0.0.0.0", "port": PORT, "name": served_name(job)}
-    given = settled | given
+    fixed: dict[str, Any] = {"host": "0.0.0.0", "port": PORT, "name": served_name(job)}
+    given = fixed | {key: value for key, value in settings(job.config).items() if key not in OURS}
     if asked.keys_secret:
         given["keys_file"] = f"{KEYS}/{KEYS_ENTRY}"
     elif given.get("open_without_keys"):

@@ -186,7 +186,7 @@ def test_lm_evals_local_completions_scores_and_says_what_the_model_does_offline(
         tokenizer_backend="huggingface",
     )  # fmt: skip
     local = HFLM(pretrained=served.engine.model, tokenizer=served.tokenizer, batch_size=1, max_length=150)
-    pairs = [("the sea", " go to the ship"), ("灯塔的光", "慢慢熄灭"), ("the ship", " the sea")]
+    pairs = [("the sea", " go to the ship"), ("灯塔的光", " the sea"), ("the ship", " the sea")]
     asked = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
     for (far, best), (near, best_near) in zip(remote.loglikelihood(asked), local.loglikelihood(asked), strict=True):
         assert far == pytest.approx(near, abs=1e-3)
