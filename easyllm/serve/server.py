@@ -143,13 +143,16 @@ def rereading(desk: Desk) -> Callable[[], None] | None:
     if desk.access.keys_file is None and desk.access.request_log in (None, "stderr"):
         return None
 
+    def read_keys_again() -> None:
+        if desk.keys:
+            note(say("serve_keys_read", count=desk.keys.read_again()))
+
     def read_again() -> None:
-        try:
-            desk.log.open_again()
-            if desk.keys:
-                note(say("serve_keys_read", count=desk.keys.read_again()))
-        except UserError as error:
-            note(say("serve_kept_as_it_was", reason=str(error)))
+        for again in (read_keys_again, desk.log.open_again):  # a full disk must not keep a withdrawn key alive
+            try:
+                again()
+            except UserError as error:
+                note(say("serve_kept_as_it_was", reason=str(error)))
 
     return read_again
 

@@ -217,3 +217,43 @@ def test_the_log_is_private_and_a_place_that_cannot_be_written_is_told(locked: D
     assert stat.S_IMODE(os.stat(str(locked.desk.access.request_log)).st_mode) == 0o600
     with pytest.raises(UserError, match=r"SERVE-047 .*no-such-folder"):
         RequestLog(str(tmp_path / "no-such-folder" / "log"))
+
+
+def test_a_log_that_cannot_be_opened_keeps_no_withdrawn_key_alive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from easyllm.serve.desk import About, Desk
+    from easyllm.serve.door.requestlog import RequestLog
+    from easyllm.serve.limits import Limits
+    from easyllm.serve.server import rereading
+
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    access = Access(keys_file=write_keys(tmp_path), request_log=str(folder / "log"))
+    ring = KeyRing(access.keys_file, None)
+    read_again = rereading(Desk(About("m", None, Limits(8, 7, 1)), access, ring, RequestLog(access.request_log)))
+    assert read_again
+    write_keys(tmp_path, "carol:third-key-of-the-tests-0003\n")
+    folder.rename(tmp_path / "moved")
+    read_again()
+    assert ring.holder(FIRST) is None
+    assert "SERVE-047" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_no_server_when_the_log_is_opened_again_or_closed(tmp_path: Path) -> None:
+    from easyllm.serve.door.accounts import Account
+    from easyllm.serve.door.requestlog import RequestLog
+
+    path = tmp_path / "log"
+    path.symlink_to("/dev/full")
+    log = RequestLog(str(path))
+    log.write(Account("id", "POST", "/generate", "alice"))
+    path.unlink()
+    log.open_again()
+    log.write(Account("id", "POST", "/generate", "alice"))
+    assert path.read_text().count("\n") == 1
+    path.unlink()
+    path.symlink_to("/dev/full")
+    log.open_again()
+    log.write(Account("id", "POST", "/generate", "alice"))
+    log.close()

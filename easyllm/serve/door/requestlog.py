@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,8 +32,7 @@ class RequestLog:
             return
         old = self._file
         self._file = sys.stderr if self.where == "stderr" else open_private(Path(self.where).expanduser())
-        if old not in (None, sys.stderr):
-            old.close()
+        close(old)
 
     def write(self, account: Account) -> None:
         """A disk that is full must not take the answers with it: that is said once, and again after it has worked."""
@@ -48,8 +48,14 @@ class RequestLog:
             self._failing = True
 
     def close(self) -> None:
-        if self._file not in (None, sys.stderr):
-            self._file.close()
+        close(self._file)
+
+
+def close(file: TextIO | None) -> None:
+    """A line that a full disk did not take is tried once more here; it has been told, and must not end the server."""
+    if file not in (None, sys.stderr):
+        with suppress(OSError):
+            file.close()
 
 
 def open_private(path: Path) -> TextIO:
