@@ -9,6 +9,7 @@ from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.nodes.trainjob import job_name
 from easyllm.core.stage import Job
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.engines.gguf import ENGINE
 from easyllm.serve.kubernetes_config import KubernetesConfig
 from easyllm.serve.plan import served_name
 
@@ -32,7 +33,7 @@ PROBE_SECONDS = 5
 
 
 def manifest(job: Job[ServeConfig]) -> str:
-    """The YAML documents. Raises UserError SERVE-075 to SERVE-078 for what pods cannot have."""
+    """The YAML documents. Raises UserError SERVE-048 and SERVE-075 to SERVE-078: pods cannot have that."""
     asked = job.config.kubernetes
     if asked is None:
         raise refuse("SERVE-075", stage="serve", key="serve.kubernetes")
@@ -61,7 +62,11 @@ def pod_problems(config: ServeConfig, asked: KubernetesConfig) -> list[Problem]:
     if config.remote_key_variable and not asked.keys_secret:
         variable = config.remote_key_variable
         found.append(problem("SERVE-077", stage="serve", key="serve.remote_key_variable", variable=variable))
+    if asked.keys_secret and config.open_without_keys:  # the server itself refuses both at once
+        found.append(problem("SERVE-048", stage="serve", key="serve.open_without_keys"))
     local = [name for name in LOCAL if given.get(name)]
+    if config.engine == ENGINE and not config.gguf:  # the model is a .gguf file then, and a pod reads a directory
+        local.append("model")
     if given.get("request_log", "stderr") != "stderr":
         local.append("request_log")
     return found + [problem("SERVE-078", stage="serve", key=f"serve.{name}", name=name) for name in local]

@@ -189,6 +189,9 @@ def test_what_pods_would_not_have_is_refused(serve_model: Path, serve_job: Any) 
     assert codes(serve_job(serve_model, kubernetes=bare)) == ["SERVE-076"]
     remote = {"engine": "remote", "remote": "http://vllm:8000/v1", "remote_key_variable": "VLLM_KEY"}
     assert codes(serve_job(serve_model, kubernetes=bare, **remote)) == ["SERVE-076", "SERVE-077"]
+    assert codes(serve_job(serve_model, kubernetes=ASKED, open_without_keys=True)) == ["SERVE-048"]
+    for llama in ({}, {"gguf": str(serve_model)}):
+        assert codes(serve_job(serve_model, kubernetes=ASKED, engine="llama.cpp", **llama)) == ["SERVE-078"]
 
 
 def test_what_lies_on_this_machine_is_named(serve_model: Path, serve_job: Any) -> None:
