@@ -210,8 +210,9 @@ class Desk:
             async with self.queue.place(count):
                 account.queue_seconds += perf_counter() - since
                 yield
-        except EngineFailed:
-            account.finish = "error"
+        except EngineFailed as failure:
+            if failure.status >= 500:  # below, the request itself was refused: a grammar, an adapter that is gone
+                account.finish = "error"
             raise
         except (asyncio.CancelledError, GeneratorExit):
             account.finish = account.finish or "cancelled"

@@ -90,6 +90,17 @@ def test_refusals_and_paths_that_clients_invent_are_counted_under_few_names(seen
     assert not any("theirs" in name for name in found)
 
 
+def test_a_grammar_that_is_none_is_no_failure_of_the_engine(seen: Doored) -> None:
+    def ask() -> None:
+        grammar = {"type": "regex", "value": "("}
+        answer = seen.ask(json={"inputs": "a", "parameters": {"max_new_tokens": 2, "grammar": grammar}})
+        assert answer.status_code == 422
+
+    found = moved(seen, ask)
+    assert found["easyllm_requests_total{/generate,422}"] == 1
+    assert "easyllm_engine_failures_total" not in found
+
+
 def test_the_queue_is_seen_while_it_stands(seen: Doored) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
