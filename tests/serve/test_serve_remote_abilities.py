@@ -43,6 +43,8 @@ class VllmLike(Stranger):
         if self.has(body, "structured_outputs"):
             ids = [*self._tokenizer.encode("42", add_special_tokens=False), body["stop_token_ids"][0]]
         self.answer = ids[: body["max_tokens"]]
+        if body["logprobs"] and "any answer" in self.lacks:
+            return
         for event in super().events(body):
             for choice in event["choices"]:
                 if body["logprobs"]:
@@ -142,6 +144,13 @@ def test_what_a_server_ignores_or_refuses_is_no_ability(
     getattr(vllm, how).add(field)
     found = meet().abilities
     assert [name for name in ("penalties", "likeliest", "grammar", "score") if not getattr(found, name)] == [ability]
+
+
+def test_a_server_that_falls_silent_when_asked_for_likely_tokens_is_used_without_them(
+    vllm: VllmLike, meet: Callable[[], Any]
+) -> None:
+    vllm.lacks.add("any answer")
+    assert meet().abilities == Abilities(penalties=True, grammar=True, score=True)
 
 
 def test_likely_tokens_come_by_their_ids_best_first(meet: Callable[[], Any]) -> None:

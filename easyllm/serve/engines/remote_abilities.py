@@ -33,7 +33,8 @@ async def find_abilities(upstream: Upstream, model: str, tokenizer: Any, ends: l
     async def likeliest() -> bool:
         body = request_body(model, ids, 1, Sampling(likeliest=2), ends)
         tokens = [token async for event in upstream.events(body) for token in event.tokens]
-        return [number for number, _ in tokens[0].likeliest][:1] == [tokens[0].id] and len(tokens[0].likeliest) == 2
+        best = [number for number, _ in tokens[0].likeliest] if tokens else []
+        return len(best) == 2 and best[0] == tokens[0].id
 
     async def grammar() -> bool:
         found = await said(Sampling(grammar=DIGITS), FEW_TOKENS)
