@@ -202,11 +202,25 @@ def test_stopping_ends_its_thread_and_its_requests(serve_model: Path, gguf: Call
         ended = True
         engine.stop()
 
-    with pytest.raises(EngineFailed, match="shutting down"):
+    with pytest.raises(EngineFailed, match="takes no more"):
         asyncio.run(ask())
     assert threading.active_count() <= before
-    with pytest.raises(EngineFailed, match="stopped"):
+    with pytest.raises(EngineFailed, match="takes no more"):
         asyncio.run(anext(engine.generate([5], 1, Sampling())))
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_made(
+    serve_model: Path, gguf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from easyllm.serve.engines import llama_loading
+
+    needed = {"f32": 3 * 256 * 2 * 2 * 2 * 12 * 4, "q8_0": 3 * 256 * 2 * 2 * 2 * 12 * 2}
+    for kind, size in needed.items():
+        monkeypatch.setattr(llama_loading, "free_bytes", lambda device, size=size: size - 1)
+        with pytest.raises(UserError, match="SERVE-044"):
+            llama_loading.load_llama(serve_model, gguf(kind), LIMITS)
+        monkeypatch.setattr(llama_loading, "free_bytes", lambda device, size=size: size)
+        llama_loading.load_llama(serve_model, gguf(kind), LIMITS).voice.engine.stop()
 
 
 def test_a_rounded_file_is_said_to_be_one(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from easyllm.core.errors import StageFailed
+from easyllm.core.messages import say
 from easyllm.serve.contract import Abilities, EngineFailed, Sampling, Scored, Token
 from easyllm.serve.engines.grammar import Grammars, knows
 from easyllm.serve.engines.llama_library import BATCH_OUTPUTS, BATCH_TOKENS, Llama, Row
@@ -119,7 +120,7 @@ class LlamaEngine:
     def _take(self, work: Work) -> None:
         with self._change:
             if self._stopped or self._trouble:
-                raise EngineFailed(self._trouble or "the engine has been stopped", 503)
+                raise EngineFailed(self._trouble or say("engine_stopping"), 503)
             self._waiting.append(work)
             self._change.notify()
 
@@ -153,8 +154,8 @@ class LlamaEngine:
                     self._hear(owners[place], logits, rows[place].position)
         finally:
             with self._change:
-                self._trouble = None if self._stopped else "the engine has died; restart the server"
-            self._fail(EngineFailed("the server is shutting down" if self._stopped else str(self._trouble), 503))
+                self._trouble = None if self._stopped else say("engine_died")
+            self._fail(EngineFailed(self._trouble or say("engine_stopping"), 503))
 
     def _admit(self) -> bool:
         """Wait until there is work and give sequences to what waits; False when the engine is to end."""
@@ -216,7 +217,7 @@ class LlamaEngine:
             return
         token = choose(logits, work.slot)
         if work.slot.failure:
-            work.tell(EngineFailed(work.slot.failure))
+            work.tell(EngineFailed(say("engine_lost_grammar", reason=work.slot.failure)))
             work.ended = True
             return
         work.ids.append(token)

@@ -7,7 +7,7 @@ text are such (server-context.cpp, process_token). So its C functions are called
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy
 import torch
 from gguf import LlamaFileType
 
-from easyllm.core.errors import StageFailed, failed
+from easyllm.core.errors import StageFailed, UserError, failed
 
 BATCH_TOKENS = 512
 """Tokens of one forward pass: a long prompt is read in such pieces, so that other answers go on."""
@@ -124,11 +124,22 @@ def _listen(level: int, text: bytes | None, _: Any) -> None:
         _told[:] = [*_told[-4:], text.decode(errors="replace").strip()]
 
 
+def rounded_up(tokens: int) -> int:
+    """The length of a sequence with room for so many."""
+    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
+
+
 class Llama:
     """One GGUF file, loaded, with room for ``sequences`` of ``tokens`` each. Used by one thread at a time."""
 
-    def __init__(self, path: Path, sequences: int, tokens: int, threads: int) -> None:
-        """Raises StageFailed SERVE-065 where llama.cpp cannot load it."""
+    def __init__(
+        self, path: Path, sequences: int, tokens: int, threads: int,
+        require_room: Callable[["Llama"], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Raises StageFailed SERVE-065 where llama.cpp cannot load it.
+
+        ``require_room`` is asked before the key-value cache is made, which takes all its memory at once.
+        """
         self._llama = library()
         self._model = self._batch = self._context = None
         _told.clear()
@@ -141,13 +152,15 @@ class Llama:
             self._vocabulary = self._llama.llama_model_get_vocab(self._model)
             self.vocabulary_size = int(self._llama.llama_vocab_n_tokens(self._vocabulary))
             self.sequences = sequences
+            if require_room:
+                require_room(self)
             self._context = self._llama.llama_init_from_model(self._model, self._parameters(sequences, tokens))
             if not self._context or self._llama.llama_n_ctx_seq(self._context) < tokens:
                 raise self._refusal(path)
             self._llama.llama_set_n_threads(self._context, threads, threads)
             self._memory = self._llama.llama_get_memory(self._context)
             self._batch = self._llama.llama_batch_ext_init(self._context)
-        except StageFailed:
+        except (StageFailed, UserError):
             self.close()
             raise
 
@@ -157,8 +170,7 @@ class Llama:
 
     def _parameters(self, sequences: int, tokens: int) -> ContextParameters:
         wanted: ContextParameters = self._llama.llama_context_default_params()
-        each = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
-        wanted.n_ctx, wanted.n_seq_max = sequences * each, sequences
+        wanted.n_ctx, wanted.n_seq_max = sequences * rounded_up(tokens), sequences
         wanted.n_batch = wanted.n_ubatch = max(BATCH_TOKENS, sequences)
         wanted.n_outputs_max, wanted.n_outputs_max_per_seq = max(BATCH_OUTPUTS, sequences), 0
         if self.full_precision:  # else keys, values and the sums of attention have 16 bits, and the answer is another

@@ -1,6 +1,7 @@
 """A GGUF file becomes something that answers, once it has shown that it is the model whose tokenizer is used."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Loaded
 from easyllm.serve.engines.embedded import greedy_reference, greedy_tokens
 from easyllm.serve.engines.llama_engine import LlamaEngine
-from easyllm.serve.engines.llama_library import Llama
+from easyllm.serve.engines.llama_library import Llama, rounded_up
+from easyllm.serve.engines.memory import free_bytes, require_memory
 from easyllm.serve.engines.precision import told
 from easyllm.serve.limits import Limits
 from easyllm.serve.words import WARM_UP, WARM_UP_TOKENS, default_sampling, load_words, warm_up_prompts
@@ -28,13 +30,19 @@ TEXTS = (*WARM_UP, "  two spaces,\n\ttabs and lines\n", "naïve café, 12345.67"
 def load_llama(directory: Path, gguf: Path, limits: Limits) -> Loaded:
     """Tokenizer, template and ends of ``directory``, numbers from ``gguf``; it comes back proven.
 
-    Raises UserError SERVE-002 to SERVE-004 and SERVE-067 where the two do not belong together, and StageFailed where
-    llama.cpp cannot run the file or, in 32 bits, answers otherwise than plain ``generate()``.
+    Raises UserError SERVE-002 to SERVE-004 and SERVE-067 where the two do not belong together, SERVE-044 where memory
+    lacks, and StageFailed where llama.cpp cannot run the file or, in 32 bits, answers otherwise than ``generate()``.
     """
     tokenizer, given, ends = load_words(directory)
     threads = threads_per_rank(1)
     torch.set_num_threads(threads)
-    llama = Llama(gguf, limits.concurrent_requests, limits.total_tokens, threads)
+
+    def require_room(opened: Llama) -> None:
+        held = replace(limits, total_tokens=rounded_up(limits.total_tokens))
+        dtype = torch.float32 if opened.full_precision else torch.float16
+        require_memory(held, directory, dtype, free_bytes(torch.device("cpu")))
+
+    llama = Llama(gguf, limits.concurrent_requests, limits.total_tokens, threads, require_room)
     try:
         require_same_vocabulary(llama, tokenizer, gguf)
     except BaseException:
