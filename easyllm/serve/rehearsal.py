@@ -58,7 +58,7 @@ def rehearse(
     references: list[dict[str, Any] | None] = [None] * len(questions)
     decisions: list[Decision] = []
     exact = False
-    if config.engine == "embedded":  # with the remote engine the weights, and what they would say, are elsewhere
+    if config.engine == "embedded":  # the others are proven, as far as can be, by the server as it loads
         references, decision = reference_answers(model, tokenizer, ends, questions, config.dtype)
         decisions, exact = [decision], decision.value == "float32"
     with running_server(model, name, config, adapters, gguf) as server:

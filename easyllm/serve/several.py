@@ -23,7 +23,8 @@ async def together(answers: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGener
             waiting[asyncio.ensure_future(anext(answer, None))] = number
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for arrived, number in sorted(((task, waiting.pop(task)) for task in done), key=lambda pair: pair[1]):
+            for arrived in sorted(done, key=waiting.__getitem__):
+                number = waiting.pop(arrived)
                 found = arrived.result()
                 if found is not None:
                     waiting[asyncio.ensure_future(anext(answers[number], None))] = number

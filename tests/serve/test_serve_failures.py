@@ -1,7 +1,11 @@
 """A server that does not come up, does not go down, or cannot run a model says so with a code."""
 
+import asyncio
+import gc
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,11 @@ import torch
 
 from easyllm.core import servers
 from easyllm.core.errors import StageFailed
+from easyllm.serve.contract import EngineFailed, Piece
 from easyllm.serve.engines.embedded import ContinuousBatching
 from easyllm.serve.engines.loading import load_weights
 from easyllm.serve.limits import Limits
+from easyllm.serve.several import together
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
@@ -54,3 +60,23 @@ def test_a_model_that_continuous_batching_does_not_know_is_told() -> None:
     model: Any = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)).eval()
     with pytest.raises(StageFailed, match="SERVE-012"):
         ContinuousBatching(model, [0], Limits(64, 60, 1))
+
+
+def test_when_all_answers_of_a_request_fail_at_once_each_failure_has_been_heard() -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def fail() -> AsyncGenerator[Piece, None]:
+        await asyncio.sleep(0)
+        raise EngineFailed("gone")
+        yield
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        async with aclosing(together([fail(), fail(), fail()])) as pieces:
+            with pytest.raises(EngineFailed, match="gone"):
+                await anext(pieces)
+        gc.collect()
+
+    asyncio.run(ask())
+    gc.collect()
+    assert complaints == []

@@ -95,7 +95,7 @@ class Row:
 
 @functools.cache
 def library() -> Any:
-    """llama.cpp's functions. Raises UserError or StageFailed where the wheel is not there or not the one meant.
+    """llama.cpp's functions. Raises StageFailed SERVE-066 where the wheel is not the one meant.
 
     No header comes with the wheel, so the layout of what is handed over by value is proven by its defaults.
     """
