@@ -138,6 +138,14 @@ class CompletionLogprobs(TypedDict):
 
 
 @closed
+class PromptLogprob(TypedDict):
+    logprob: float
+    rank: int | None
+    """From 1 on; None of a token that is not among the likeliest that were asked for."""
+    decoded_token: str
+
+
+@closed
 class CompletionChoice(TypedDict):
     index: int
     text: str
@@ -145,6 +153,7 @@ class CompletionChoice(TypedDict):
     finish_reason: Literal["stop", "length"] | None
     token_ids: NotRequired[list[int]]
     prompt_token_ids: NotRequired[list[int] | None]
+    prompt_logprobs: NotRequired[list[dict[str, PromptLogprob] | None]]
 
 
 @closed
