@@ -282,6 +282,20 @@ def test_settings_that_exclude_each_other_are_told_in_its_words(
     assert post(served, path, {"inputs": ""}).json()["error"] == "Input validation error: `inputs` cannot be empty"
 
 
+FORMATS: list[Body] = [
+    {"type": "json_object", "value": SCHEMA},
+    {"type": "json", "value": SCHEMA},
+    {"type": "regex", "value": '\\{"sky": "(blue|grey)"\\}'},
+]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=[form["type"] for form in FORMATS])
+def test_a_chat_takes_text_generation_inferences_formats_too(served: Any, form: Body) -> None:
+    answer = post(served, "/v1/chat/completions", CHAT | ROOM | {"response_format": form})
+    assert answer.status_code == 200, answer.text
+    assert json.loads(said(answer.json()))["sky"] in ("blue", "grey")
+
+
 NULLS: list[tuple[str, Body, Any]] = [
     ("/v1/chat/completions", {"messages": CHAT["messages"], "max_tokens": 2}, ChatBody),
     ("/v1/completions", {"prompt": "a", "max_tokens": 2}, CompletionBody),

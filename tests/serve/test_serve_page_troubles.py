@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from chat_page import Chatting, press, say, screenshot, set_field
 from easyllm.serve.door.access import Access
@@ -58,6 +58,21 @@ def test_a_busy_server_says_when_to_come_back_and_the_words_stay(chatting: Chatt
     expect(page.locator(".answer .text p").first).to_be_visible()
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".prompt > .text")).to_have_text("Hello")
+
+
+def test_a_page_that_may_not_ask_is_told_so_and_no_key_is_asked_for(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    chatting.expected.append("403")
+
+    def as_from_elsewhere(route: Route) -> None:
+        elsewhere = {"Origin": "https://elsewhere.example"}
+        answer = httpx.post(route.request.url, json=route.request.post_data_json, headers=elsewhere, trust_env=False)
+        route.fulfill(status=answer.status_code, body=answer.content, headers={"Content-Type": "application/json"})
+
+    page.route("**/v1/chat/completions", as_from_elsewhere)
+    turn = say(page, "Hello")
+    expect(turn.locator(".problem")).to_contain_text("pages of https://elsewhere.example may not ask this server")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_prompt_that_is_too_long_is_shortened_by_editing(chatting: Chatting) -> None:

@@ -97,9 +97,16 @@ class AnyText(Body):
 
 
 class AnyObject(Body):
-    type: Literal["json_object"]
+    type: Literal["json_object", "json"]
+    """``json`` is what text-generation-inference calls it."""
     value: dict[str, Any] | None = None
     """text-generation-inference's: the schema; huggingface_hub turns json_schema into this for such a server."""
+
+
+class AnyMatch(Body):
+    type: Literal["regex"]
+    """text-generation-inference's."""
+    value: str
 
 
 class NamedSchema(Body):
@@ -117,13 +124,16 @@ class SchemaFormat(Body):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[AnyText | AnyObject | SchemaFormat, Field(discriminator="type")]
+AnyFormat = AnyText | AnyObject | AnyMatch | SchemaFormat
+ResponseFormat = Annotated[AnyFormat, Field(discriminator="type")]
 
 
-def grammar_of(wanted: AnyText | AnyObject | SchemaFormat | None) -> Grammar | None:
+def grammar_of(wanted: AnyFormat | None) -> Grammar | None:
     """The language of an answer, None where it may be anything."""
     if wanted is None or isinstance(wanted, AnyText):
         return None
+    if isinstance(wanted, AnyMatch):
+        return Grammar("regex", wanted.value)
     schema = wanted.value if isinstance(wanted, AnyObject) else wanted.json_schema.schema_
     if schema is None:
         return Grammar("json_object")
