@@ -13,11 +13,13 @@ import httpx
 import openai
 import pytest
 
+from easyllm.core.errors import UserError
 from easyllm.core.stage import Job
 from easyllm.serve import address, checks, plan, run
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.contract import Abilities, Sampling
+from easyllm.serve.contract import Abilities, Remote, Sampling
 from easyllm.serve.engines.wire import request_body
+from easyllm.serve.limits import Limits
 
 MakeJob = Callable[..., Job[ServeConfig]]
 CHAT = {"messages": [{"role": "user", "content": "灯塔"}], "max_tokens": 60, "temperature": 0}
@@ -38,10 +40,8 @@ def in_front_of(upstream: str, model: Path, **settings: Any) -> Iterator[Front]:
     import uvicorn
 
     from easyllm.serve.app import build_app
-    from easyllm.serve.contract import Remote
     from easyllm.serve.desk import About, Desk
     from easyllm.serve.engines.remote import load_remote
-    from easyllm.serve.limits import Limits
 
     limits = Limits(total_tokens=200, input_tokens=150, concurrent_requests=3)
     desk = Desk(About("tiny-front", "abc", limits))
@@ -163,6 +163,13 @@ def test_one_easyllm_behind_another_keeps_every_ability(front: Front) -> None:
     assert front.desk.model.voice.engine.abilities == Abilities(
         penalties=True, likeliest=True, grammar=True, score=True
     )
+
+
+def test_a_front_that_promises_more_than_the_engine_behind_takes_is_refused(served: Any, serve_model: Path) -> None:
+    from easyllm.serve.engines.remote import load_remote
+
+    with pytest.raises(UserError, match=r"SERVE-036 .*201.*200"):
+        load_remote(serve_model, "tiny", Limits(201, 150, 3), Remote(f"{served.url}/v1"))
 
 
 ABLE: list[tuple[str, Any]] = [

@@ -29,6 +29,8 @@ class ModelCard(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: NotRequired[int]
+    """Tokens of a prompt and its answer together, at most."""
     root: NotRequired[str]
     parent: NotRequired[str | None]
 
