@@ -1,23 +1,12 @@
 """What tests of the chat page share: the page in a browser, on the live server, and who watches what it asks for."""
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Locator, Page, Request, expect
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from easyllm.serve import address
-from easyllm.serve.app import build_app
-from easyllm.serve.desk import About, Desk
-from easyllm.serve.page_routes import is_open
-from easyllm.serve.refusals import Refused, openai_response
 
 ROOT = Path(__file__).parent.parent
 WAITS_MS = 20_000
@@ -83,40 +72,6 @@ def chatting(browser: Browser, served: Any) -> Iterator[Chatting]:
     yield found
     found.end()
     assert served.idle()
-
-
-@contextmanager
-def another_server(served: Any, name: str, wrap: Callable[[ASGIApp], ASGIApp]) -> Iterator[str]:
-    """The tiny model under another name, on another port, behind ``wrap``."""
-    desk = Desk(About(name, "abc", served.desk.about.limits))
-    desk.loaded = served.desk.loaded
-    listening = address.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(wrap(build_app(desk)), log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-
-
-def allows(origin: str) -> Callable[[ASGIApp], ASGIApp]:
-    """CORS for one origin."""
-    return lambda app: CORSMiddleware(app, allow_origins=[origin], allow_methods=["*"], allow_headers=["*"])
-
-
-def wants_key(key: str) -> Callable[[ASGIApp], ASGIApp]:
-    """401 without the key on every route that page_routes does not call open."""
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            known = (b"authorization", f"Bearer {key}".encode()) in scope.get("headers", ())
-            answer = app if known or is_open(scope["method"], scope["path"]) else refusal
-            await answer(scope, receive, send)
-
-        return guarded
-
-    refusal = openai_response(Refused(401, "invalid API key"))
-    return wrap
 
 
 def say(page: Page, text: str, answers: int = 1) -> Locator:

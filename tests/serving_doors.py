@@ -48,7 +48,8 @@ def doored(loaded: Any, access: Access | None = None, **more: Any) -> Iterator[D
     sizes = {"total_tokens": 200, "input_tokens": 150, "concurrent_requests": 3} | more
     access = access or Access()
     keys = KeyRing(access.keys_file, access.key_variable) if access.has_keys else None
-    desk = Desk(About("tiny-chat", "abc", Limits(**sizes), **about), access, keys, RequestLog(access.request_log))
+    told = {"name": "tiny-chat", "digest": "abc"} | about
+    desk = Desk(About(limits=Limits(**sizes), **told), access, keys, RequestLog(access.request_log))
     desk.loaded = loaded
     listening = address.listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(build_app(desk), log_level="warning", lifespan="off"))

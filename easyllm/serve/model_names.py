@@ -38,9 +38,9 @@ def adapter_of_id(desk: Desk, adapter_id: str | None) -> str | None:
 
 
 def model_cards(desk: Desk, started: int) -> list[dict[str, Any]]:
-    """The base and its adapters as /v1/models lists them: ``root`` and ``parent`` as vLLM has them."""
+    """The base and its adapters as /v1/models lists them; root, parent and max_model_len are as vLLM has them."""
     base = desk.about.name
-    shared = {"object": "model", "owned_by": "easyllm"}
+    shared = {"object": "model", "owned_by": "easyllm", "max_model_len": desk.about.limits.total_tokens}
     found: list[dict[str, Any]] = [{"id": base, "created": started, **shared, "root": base, "parent": None}]
     adapters = desk.loaded.adapters if desk.loaded else None
     for card in adapters.cards() if adapters else []:

@@ -16,7 +16,12 @@ from easyllm.serve.tgi.bodies import TgiBody
 from easyllm.serve.tgi.shapes import TgiError
 
 REFERENCE = "#/components/schemas/{model}"
-AT_ANY_TIME = {401: "an API key is missing or wrong", 503: "the model is loading, or its engine cannot answer"}
+AT_ANY_TIME = {
+    401: "an API key is missing or wrong",
+    403: "a browser's page of another origin asks",
+    421: "the Host header names another server",
+    503: "the model is loading, or its engine cannot answer",
+}
 """Failures of every route that asks for the model."""
 OPEN = ("/health", "/ping")
 """Asked by machines that hold no key."""

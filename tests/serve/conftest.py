@@ -82,7 +82,7 @@ class Served:
     def engine(self) -> Any:
         return self.desk.model.voice.engine
 
-    def idle(self, within: float = 5.0) -> bool:
+    def idle(self, within: float = 30.0) -> bool:
         """Whether nothing is being answered any more, within so many seconds."""
         end = time.monotonic() + within
         while time.monotonic() < end:

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from chat_page import another_server, wants_key
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import UserError
 from easyllm.serve.chat import chat
 from easyllm.serve.chat_commands import NotDone, obey
+from easyllm.serve.door.access import Access
 from easyllm.serve.talk import Question, Talk, Turn
+from serving_doors import FIRST, doored, write_keys
 from terminal_chat import TALK, ask, at_prompt, exit_code, read_until
 
 GREEDY = {"max_tokens": 24, "temperature": 0}
@@ -176,12 +177,13 @@ def test_two_models_answer_one_after_the_other_each_in_its_own_history(served: A
     assert talk.asked() == ["tgi"]
 
 
-def test_a_key_comes_from_the_environment(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with another_server(served, "tiny-chat", wants_key("sesame")) as url:
+def test_a_key_comes_from_the_environment(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with doored(served.desk.loaded, Access(write_keys(tmp_path))) as door:
+        url = door.url
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(UserError, match=r"CHAT-004 .*OPENAI_API_KEY"):
             Talk(url, None, GREEDY)
-        monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+        monkeypatch.setenv("OPENAI_API_KEY", FIRST)
         assert Talk(url, None, GREEDY).models == ["tiny-chat"]
         monkeypatch.setenv("SHIP_KEY", "mouse")
         with pytest.raises(UserError, match="CHAT-004"):

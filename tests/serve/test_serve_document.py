@@ -45,6 +45,7 @@ def test_every_route_is_in_the_document_and_both_addresses_have_it(served: Any, 
             assert operation["summary"], path
             refusals = set(operation["responses"]) - {"200"}
             assert refusals >= ({"429", "503"} if method == "post" else {"503"}), path
+            assert (path in ("/health", "/ping")) != ({"401", "403", "421"} <= refusals), path
 
 
 @pytest.fixture(scope="module")

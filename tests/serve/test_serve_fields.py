@@ -87,6 +87,16 @@ COMPLETION_EFFECTS = SHARED | {
     "logprobs": (
         {"logprobs": 2}, lambda _, changed: 2 <= len(changed["choices"][0]["logprobs"]["top_logprobs"][0]) <= 3,
     ),
+    "prompt_logprobs": (
+        {"prompt_logprobs": 1}, lambda _, changed: len(changed["choices"][0]["prompt_logprobs"]) > 1,
+    ),
+    "return_tokens_as_token_ids": (
+        {"logprobs": 1, "return_tokens_as_token_ids": True},
+        lambda _, changed: changed["choices"][0]["logprobs"]["tokens"][0].startswith("token_id:"),
+    ),
+    "structured_outputs": (
+        {"structured_outputs": {"regex": "(blue|grey)"}}, lambda _, changed: said(changed) in ("blue", "grey"),
+    ),
     "best_of": ({**WARM, "best_of": 3}, lambda _, changed: len(changed["choices"]) == 1 and tokens(changed) > 30),
     "return_token_ids": ({"return_token_ids": True}, lambda _, changed: len(changed["choices"][0]["token_ids"]) == 30),
     "ignore_eos": ({"ignore_eos": False}, same),
@@ -143,7 +153,8 @@ CHAT_REFUSED = SHARED_REFUSED | {
     "tool_choice": "required", "parallel_tool_calls": False, "tool_prompt": "x", "modalities": ["audio"],
 }  # fmt: skip
 COMPLETION_REFUSED = SHARED_REFUSED | {
-    "prompt": [400000], "echo": 1, "logprobs": 6, "suffix": "x", "best_of": 4, "return_token_ids": 1,
+    "prompt": [400000], "echo": 1, "logprobs": 21, "prompt_logprobs": 21, "return_tokens_as_token_ids": True,
+    "structured_outputs": {"regex": "a", "json_object": True}, "suffix": "x", "best_of": 4, "return_token_ids": 1,
     "ignore_eos": True, "stop_token_ids": [5],
 }  # fmt: skip
 
@@ -269,6 +280,20 @@ def test_settings_that_exclude_each_other_are_told_in_its_words(
     assert answer.status_code == 422
     assert answer.json() == {"error": f"Input validation error: {text}", "error_type": "validation"}
     assert post(served, path, {"inputs": ""}).json()["error"] == "Input validation error: `inputs` cannot be empty"
+
+
+FORMATS: list[Body] = [
+    {"type": "json_object", "value": SCHEMA},
+    {"type": "json", "value": SCHEMA},
+    {"type": "regex", "value": '\\{"sky": "(blue|grey)"\\}'},
+]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=[form["type"] for form in FORMATS])
+def test_a_chat_takes_text_generation_inferences_formats_too(served: Any, form: Body) -> None:
+    answer = post(served, "/v1/chat/completions", CHAT | ROOM | {"response_format": form})
+    assert answer.status_code == 200, answer.text
+    assert json.loads(said(answer.json()))["sky"] in ("blue", "grey")
 
 
 NULLS: list[tuple[str, Body, Any]] = [

@@ -166,7 +166,7 @@ def test_a_folder_is_served_where_nothing_can_be_written(read_only_machine: list
         answer = httpx.post(f"{url}/generate", json=body, trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=90) == 0
     finally:
         server.kill()
         server.wait()

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from chat_page import Chatting, allows, another_server, give, last_answer, press, say, screenshot, set_field
+from chat_page import Chatting, give, last_answer, press, say, screenshot, set_field
 from easyllm.core.conversations import read_conversations
+from easyllm.serve.door.access import Access
+from serving_doors import doored
 
 LONG = 140
 
@@ -156,7 +158,9 @@ def test_conversations_outlive_a_reload_and_can_be_renamed_and_deleted(chatting:
 
 
 def test_two_models_answer_the_same_prompt_side_by_side(chatting: Chatting, served: Any) -> None:
-    with another_server(served, "tiny-tuned", allows(chatting.url)) as other:
+    access = Access(cors_origins=(chatting.url,))
+    with doored(served.desk.loaded, access, about={"name": "tiny-tuned"}) as door:
+        other = door.url
         page = chatting.brief(chatting.page())
         chatting.expected.append("violates the following Content Security Policy")
         chatting.expected.append("Fetch API cannot load")

@@ -1,18 +1,21 @@
 """What the chat page says when a server refuses, is busy, wants a key or is gone; and what the routes give away."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from chat_page import Chatting, another_server, press, say, screenshot, set_field, wants_key
+from chat_page import Chatting, press, say, screenshot, set_field
+from easyllm.serve.door.access import Access
 from easyllm.serve.page_routes import OPEN_PATHS, is_open
+from serving_doors import FIRST, doored, write_keys
 
 
-def test_a_key_is_asked_for_and_kept_for_this_window_only(chatting: Chatting, served: Any) -> None:
-    with another_server(served, "tiny-chat", wants_key("sesame")) as url:
-        locked = Chatting(chatting.browser, url)
+def test_a_key_is_asked_for_and_kept_for_this_window_only(chatting: Chatting, served: Any, tmp_path: Path) -> None:
+    with doored(served.desk.loaded, Access(write_keys(tmp_path))) as door:
+        locked = Chatting(chatting.browser, door.url)
         locked.expected.append("401")
         page = locked.page()
         dialog = page.get_by_role("dialog", name="This server wants an API key")
@@ -22,14 +25,14 @@ def test_a_key_is_asked_for_and_kept_for_this_window_only(chatting: Chatting, se
         expect(dialog).to_be_visible()
         expect(page.locator("#key-text")).to_have_value("")
         screenshot(page, "chat-key")
-        page.keyboard.type("sesame")
+        page.keyboard.type(FIRST)
         press(page, "Enter")
         expect(dialog).to_be_hidden()
         expect(page.locator("#model")).to_have_text("tiny-chat")
         locked.brief(page)
         say(page, "Hello")
         kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
-        assert kept.index("sesame") > kept.index("},{")
+        assert kept.index(FIRST) > kept.index("},{")
         page.reload()
         expect(page.locator("#model")).to_have_text("tiny-chat")
         page.evaluate("sessionStorage.setItem('easyllm.key.', 'changed')")
@@ -38,23 +41,38 @@ def test_a_key_is_asked_for_and_kept_for_this_window_only(chatting: Chatting, se
         locked.end()
 
 
-def test_a_busy_server_says_when_to_come_back_and_the_words_stay(chatting: Chatting) -> None:
+def test_a_busy_server_says_when_to_come_back_and_the_words_stay(chatting: Chatting, served: Any) -> None:
     page = chatting.brief(chatting.page())
     chatting.expected.append("429")
-
-    def busy(route: Route) -> None:
-        body = {"error": {"message": "Model is overloaded", "type": "rate_limit_error", "param": None, "code": None}}
-        route.fulfill(status=429, json=body, headers={"Retry-After": "7"})
-
-    page.route("**/v1/chat/completions", busy)
-    turn = say(page, "Hello")
-    expect(turn.locator(".problem")).to_have_text("The server is busy. Try again in 7 s.")
-    screenshot(page, "chat-busy")
-    page.unroute("**/v1/chat/completions")
+    places = range(served.desk.about.limits.concurrent_requests)
+    for _ in places:
+        served.desk.queue.take()
+    try:
+        turn = say(page, "Hello")
+        expect(turn.locator(".problem")).to_have_text("The server is busy. Try again in 1 s.")
+        screenshot(page, "chat-busy")
+    finally:
+        for _ in places:
+            served.desk.queue.leave()
     turn.get_by_role("button", name="Try again").click()
     expect(page.locator(".answer .text p").first).to_be_visible()
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".prompt > .text")).to_have_text("Hello")
+
+
+def test_a_page_that_may_not_ask_is_told_so_and_no_key_is_asked_for(chatting: Chatting) -> None:
+    page = chatting.brief(chatting.page())
+    chatting.expected.append("403")
+
+    def as_from_elsewhere(route: Route) -> None:
+        elsewhere = {"Origin": "https://elsewhere.example"}
+        answer = httpx.post(route.request.url, json=route.request.post_data_json, headers=elsewhere, trust_env=False)
+        route.fulfill(status=answer.status_code, body=answer.content, headers={"Content-Type": "application/json"})
+
+    page.route("**/v1/chat/completions", as_from_elsewhere)
+    turn = say(page, "Hello")
+    expect(turn.locator(".problem")).to_contain_text("pages of https://elsewhere.example may not ask this server")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_prompt_that_is_too_long_is_shortened_by_editing(chatting: Chatting) -> None:

@@ -137,7 +137,9 @@ def test_waiting_is_measured_and_a_client_that_goes_leaves_the_queue(narrow: Doo
         patient = pool.submit(narrow.ask)
         assert wait_until(lambda: narrow.desk.queue.waiting == 1)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{narrow.url}/generate", json={"inputs": "a"}, timeout=0.3, trust_env=False)
+            httpx.post(
+                f"{narrow.url}/generate", json={"inputs": "a"}, timeout=httpx.Timeout(60, read=0.3), trust_env=False
+            )
         assert wait_until(lambda: narrow.desk.queue.waiting == 1), "the one that went still waits"
         time.sleep(0.2)
         give_back(narrow)

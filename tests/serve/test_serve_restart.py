@@ -80,7 +80,7 @@ def test_health_says_503_until_the_new_worker_has_been_proven(served: Any, monke
     real = served.engine._prove
 
     def prove_later(engine: Engine) -> None:
-        assert proven.wait(30)
+        assert proven.wait(90)
         real(engine)
 
     monkeypatch.setattr(served.engine, "_prove", prove_later)

@@ -62,7 +62,7 @@ def test_it_says_503_until_it_can_answer_and_drains_when_told_to_stop(serve_mode
             process.send_signal(signal.SIGTERM)
             last = [line for line in lines if line][-1]
         assert httpx.Response(200, content=last.removeprefix("data: ")).json()["generated_text"] == whole
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=90) == 0
         with pytest.raises(httpx.ConnectError):
             health(url)
         told = process.stderr.read()
@@ -74,7 +74,7 @@ def test_ctrl_c_while_the_model_still_loads_ends_it_at_once(serve_model: Path) -
     with server(serve_model) as (process, url):
         assert health(url) == 503
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=90) == 0
 
 
 def test_it_dies_with_the_one_who_started_it(serve_model: Path) -> None:
@@ -94,7 +94,7 @@ def test_it_dies_with_the_one_who_started_it(serve_model: Path) -> None:
     assert health(url) == 503
     parent.kill()
     parent.wait()
-    for _ in range(100):
+    for _ in range(600):
         if not Path(f"/proc/{number}").exists() or Path(f"/proc/{number}/stat").read_text().split()[2] == "Z":
             return
         time.sleep(0.1)
@@ -131,5 +131,5 @@ def test_other_machines_are_let_in_only_when_told_and_then_it_warns(serve_model:
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.append(process.stderr.readline()))
         reader.start()
-        reader.join(20)
+        reader.join(60)
         assert "no password" in said[0]

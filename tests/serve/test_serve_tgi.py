@@ -142,9 +142,9 @@ def test_when_the_client_hangs_up_the_engine_stops(served: Any, long_babble: Any
     with httpx.Client(trust_env=False) as client:
         if path == "/generate":
             with pytest.raises(httpx.ReadTimeout):
-                client.post(served.url + path, json=body, timeout=httpx.Timeout(5, read=0.03))
+                client.post(served.url + path, json=body, timeout=httpx.Timeout(60, read=0.03))
         else:
             with client.stream("POST", served.url + path, json=body, timeout=60) as answer:
                 next(answer.iter_lines())
-    assert served.idle(within=5)
+    assert served.idle()
     assert served.engine._manager.current_batch - before < unbroken

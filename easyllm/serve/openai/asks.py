@@ -18,14 +18,18 @@ SETTINGS = (
 """Called the same in a body and in ``Sampling``."""
 
 
-def sampling_of(desk: Desk, body: OpenAIBody, likeliest: int, grammar: Grammar | None, likeliest_name: str) -> Sampling:
-    """What the body says; where it says nothing, what the model's generation_config.json does."""
+def sampling_of(
+    desk: Desk, body: OpenAIBody, likeliest: int, grammar: Grammar | None, names: dict[str, str]
+) -> Sampling:
+    """What the body says; where it says nothing, what the model's generation_config.json does.
+
+    ``names``: what the route calls ``likeliest`` and ``grammar``.
+    """
     given = {name: value for name in SETTINGS if (value := getattr(body, name)) is not None}
     wanted = replace(
         desk.model.default, **given, seed=body.seed, logit_bias=biases(desk, body), likeliest=likeliest, grammar=grammar
     )
     wanted = replace(wanted, temperature=warmth(wanted.temperature))
-    names = {"likeliest": likeliest_name, "grammar": "response_format"}
     return require_able(desk.model.voice.engine, wanted, names)
 
 

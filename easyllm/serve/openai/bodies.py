@@ -97,9 +97,16 @@ class AnyText(Body):
 
 
 class AnyObject(Body):
-    type: Literal["json_object"]
+    type: Literal["json_object", "json"]
+    """``json`` is what text-generation-inference calls it."""
     value: dict[str, Any] | None = None
     """text-generation-inference's: the schema; huggingface_hub turns json_schema into this for such a server."""
+
+
+class AnyMatch(Body):
+    type: Literal["regex"]
+    """text-generation-inference's."""
+    value: str
 
 
 class NamedSchema(Body):
@@ -117,17 +124,40 @@ class SchemaFormat(Body):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[AnyText | AnyObject | SchemaFormat, Field(discriminator="type")]
+AnyFormat = AnyText | AnyObject | AnyMatch | SchemaFormat
+ResponseFormat = Annotated[AnyFormat, Field(discriminator="type")]
 
 
-def grammar_of(wanted: AnyText | AnyObject | SchemaFormat | None) -> Grammar | None:
+def grammar_of(wanted: AnyFormat | None) -> Grammar | None:
     """The language of an answer, None where it may be anything."""
     if wanted is None or isinstance(wanted, AnyText):
         return None
+    if isinstance(wanted, AnyMatch):
+        return Grammar("regex", wanted.value)
     schema = wanted.value if isinstance(wanted, AnyObject) else wanted.json_schema.schema_
     if schema is None:
         return Grammar("json_object")
     return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
+
+
+class StructuredOutputs(Body):
+    """vLLM's words for a grammar; one of them."""
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    """A JSON schema, as an object or written as a string."""
+    json_object: Literal[True] | None = None
+    """Any JSON object."""
+    regex: str | None = None
+
+    def grammar(self) -> Grammar:
+        if [self.json_, self.json_object, self.regex].count(None) != 2:
+            raise invalid("`structured_outputs` takes one of `json`, `json_object` and `regex`", "structured_outputs")
+        if self.regex is not None:
+            return Grammar("regex", self.regex)
+        if self.json_object:
+            return Grammar("json_object")
+        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_, ensure_ascii=False)
+        return Grammar("json_schema", schema)
 
 
 class OpenAIBody(Body):
@@ -191,8 +221,14 @@ class CompletionBody(OpenAIBody):
     """A text, or token ids as they are; a list of either is so many prompts, answered in one body."""
     echo: bool | None = None
     """The prompt stands before the answer, and with ``logprobs`` its tokens are scored too."""
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     """The log-probability of each token that was chosen, and of so many likeliest ones at its place."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    """vLLM's: the log-probability of each of the prompt's tokens, and of so many likeliest ones; not in a stream."""
+    return_tokens_as_token_ids: bool | None = None
+    """vLLM's: ``logprobs`` names tokens by their ids, since two tokens may have one text."""
+    structured_outputs: StructuredOutputs | None = None
+    """vLLM's: what the answer's text must be."""
     suffix: None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     """So many answers are made, and the ``n`` with the highest log-probability a token are told."""

@@ -7,10 +7,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from easyllm.serve.contract import Ask, Whole
+from easyllm.serve.contract import Ask
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
-from easyllm.serve.engines.scoring import choice
 from easyllm.serve.honoured import require_score
 from easyllm.serve.model_names import adapter_of_model, model_cards
 from easyllm.serve.openai.asks import (
@@ -23,10 +22,14 @@ from easyllm.serve.openai.asks import (
 )  # fmt: skip
 from easyllm.serve.openai.bodies import ChatBody, CompletionBody, OpenAIBody, grammar_of
 from easyllm.serve.openai.conversation import rendered
+from easyllm.serve.openai.prompts import echo_of, prompt_logprobs
 from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion, ModelCard, ModelList
 from easyllm.serve.openai.tool_calls import CallReader, reads_calls
 from easyllm.serve.openai.words import ChatTeller, CompletionTeller, Words, usage
 from easyllm.serve.refusals import invalid
+
+CHAT_NAMES = {"likeliest": "top_logprobs", "grammar": "response_format"}
+COMPLETION_NAMES = {"likeliest": "logprobs", "grammar": "structured_outputs"}
 
 
 def routes(desk: Desk) -> list[Door]:
@@ -69,9 +72,8 @@ class OpenAIRoutes:
         tokenizer, tools = self.desk.model.voice.tokenizer, body.known_tools()
         prompt = rendered(tokenizer, body.messages, tools)
         room = self.desk.room(prompt.ids, body.max_completion_tokens or body.max_tokens, None)
-        sampling = sampling_of(
-            self.desk, body, body.top_logprobs or 0, grammar_of(body.response_format), "top_logprobs"
-        )
+        grammar = grammar_of(body.response_format)
+        sampling = sampling_of(self.desk, body, body.top_logprobs or 0, grammar, CHAT_NAMES)
         asks = several(Ask(prompt.ids, room, sampling, body.stops(), adapter=adapter), body.n or 1)
         likeliest = (body.top_logprobs or 0) if body.logprobs else None
         reads = bool(tools) and reads_calls(tokenizer)
@@ -90,9 +92,9 @@ class OpenAIRoutes:
         adapter = adapter_of_model(self.desk, body.model)
         require_own_ends(self.desk, body)
         told, count = body.n or 1, made(body)
-        sampling = sampling_of(self.desk, body, body.logprobs or 0, None, "logprobs")
-        if body.echo and body.logprobs is not None:
-            require_score(self.desk.model.voice.engine, "echo")
+        grammar = body.structured_outputs.grammar() if body.structured_outputs else None
+        sampling = sampling_of(self.desk, body, body.logprobs or 0, grammar, COMPLETION_NAMES)
+        self.require_scores(body)
         tokenizer = self.desk.model.voice.tokenizer
         prompts = [self.ids_of(prompt) for prompt in body.prompts()]
         rooms = [self.desk.room(ids, body.max_tokens, NEW_TOKENS_OF_A_COMPLETION) for ids in prompts]
@@ -101,7 +103,8 @@ class OpenAIRoutes:
         for ids, room in zip(prompts, rooms, strict=True):
             asks += several(Ask(ids, room, sampling, body.stops(), adapter=adapter), count)
             echo = await self.echo(body, ids, adapter, request) if body.echo else None
-            tellers += [CompletionTeller(tokenizer, body, ids, echo) for _ in range(told)]
+            beside = await self.beside(body, ids, adapter, request)
+            tellers += [CompletionTeller(tokenizer, body, ids, echo, beside) for _ in range(told)]
         words = Words("cmpl", "text_completion", "text_completion", adapter or self.desk.about.name, tellers)
         return await self.reply(body, asks, words, request, sum(len(ids) for ids in prompts), (count, told))
 
@@ -110,12 +113,29 @@ class OpenAIRoutes:
 
     async def echo(self, body: CompletionBody, ids: list[int], adapter: str | None, request: Request) -> dict[str, Any]:
         """The prompt as the beginning of an answer, its tokens scored where ``logprobs`` asks for it."""
-        tokenizer = self.desk.model.voice.tokenizer
-        if body.logprobs is None:
-            return {"text": tokenizer.decode(ids)}
-        values = await self.desk.score(ids, body.logprobs, adapter, request)
-        found: dict[str, Any] = choice(tokenizer, ids, Whole("", []), values, body.logprobs, True)
-        return found
+        asked = body.logprobs
+        scored = [] if asked is None else await self.desk.score(ids, asked, adapter, request)
+        return echo_of(self.desk.model.voice.tokenizer, body, ids, scored)
+
+    async def beside(
+        self, body: CompletionBody, ids: list[int], adapter: str | None, request: Request
+    ) -> dict[str, Any]:
+        """The prompt's scores beside the answer, where ``prompt_logprobs`` asks for them."""
+        if body.prompt_logprobs is None:
+            return {}
+        scored = await self.desk.score(ids, body.prompt_logprobs, adapter, request)
+        return {"prompt_logprobs": prompt_logprobs(self.desk.model.voice.tokenizer, ids, scored)}
+
+    def require_scores(self, body: CompletionBody) -> None:
+        """Refused: scores that cannot be had, or could not be told."""
+        if body.echo and body.logprobs is not None:
+            require_score(self.desk.model.voice.engine, "echo")
+        if body.prompt_logprobs is not None:
+            require_score(self.desk.model.voice.engine, "prompt_logprobs")
+            if body.stream:
+                raise invalid("`prompt_logprobs` cannot be streamed", "prompt_logprobs")
+        if body.return_tokens_as_token_ids and body.logprobs is None:
+            raise invalid("`return_tokens_as_token_ids` needs `logprobs`", "return_tokens_as_token_ids")
 
     async def reply(
         self, body: OpenAIBody, asks: Sequence[Ask], words: Words, request: Request, prompt_tokens: int,

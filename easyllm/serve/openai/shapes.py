@@ -29,6 +29,8 @@ class ModelCard(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: NotRequired[int]
+    """Tokens of a prompt and its answer together, at most."""
     root: NotRequired[str]
     parent: NotRequired[str | None]
 
@@ -138,6 +140,14 @@ class CompletionLogprobs(TypedDict):
 
 
 @closed
+class PromptLogprob(TypedDict):
+    logprob: float
+    rank: int | None
+    """From 1 on; None of a token that is not among the likeliest that were asked for."""
+    decoded_token: str
+
+
+@closed
 class CompletionChoice(TypedDict):
     index: int
     text: str
@@ -145,6 +155,7 @@ class CompletionChoice(TypedDict):
     finish_reason: Literal["stop", "length"] | None
     token_ids: NotRequired[list[int]]
     prompt_token_ids: NotRequired[list[int] | None]
+    prompt_logprobs: NotRequired[list[dict[str, PromptLogprob] | None]]
 
 
 @closed

@@ -7,8 +7,9 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from easyllm import __version__
-from easyllm.serve.contract import EngineFailed, Piece, Token, Whole
+from easyllm.serve.contract import EngineFailed, Piece, Whole
 from easyllm.serve.openai.bodies import CompletionBody
+from easyllm.serve.openai.prompts import named, namer
 from easyllm.serve.openai.shapes import ChatLogprobs, CompletionLogprobs, Said, Usage
 from easyllm.serve.openai.tool_calls import CallReader
 from easyllm.serve.refusals import Refused, openai_body
@@ -154,15 +155,19 @@ class ChatTeller:
 class CompletionTeller:
     """A completion's answer, after its prompt where ``echo`` is asked for."""
 
-    def __init__(self, tokenizer: Any, body: CompletionBody, prompt: list[int], echo: dict[str, Any] | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Any, body: CompletionBody, prompt: list[int], echo: dict[str, Any] | None,
+        beside: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self._name = namer(tokenizer, body)
         self._likeliest = body.logprobs
         self._with_ids = bool(body.return_token_ids)
         self._prompt: list[int] | None = prompt
         """Told once, with the first token."""
         self._echo = echo
-        texts = ((echo or {}).get("logprobs") or {}).get("tokens") or ()
-        self._told = sum(len(text) for text in texts)
+        self._beside = beside
+        """What a whole answer tells of its prompt besides."""
+        self._told = sum(len(text_of(tokenizer, token)) for token in prompt) if echo else 0
         """Characters told so far."""
 
     def whole(self, answer: Whole) -> dict[str, Any]:
@@ -172,7 +177,7 @@ class CompletionTeller:
         if self._echo and self._likeliest is not None:
             before = self._echo["logprobs"]
             found["logprobs"] = {name: _joined(before[name], found["logprobs"][name]) for name in before}
-        return found | {"finish_reason": FINISH[answer.finish]}
+        return found | self._beside | {"finish_reason": FINISH[answer.finish]}
 
     def opening(self) -> dict[str, Any] | None:
         return self._echo
@@ -200,23 +205,16 @@ class CompletionTeller:
             offsets.append(self._told)
             self._told += len(piece.text)
         return {
-            "tokens": [text_of(self._tokenizer, piece.token.id) for piece in pieces],
+            "tokens": [self._name(piece.token.id) for piece in pieces],
             "token_logprobs": [piece.token.logprob for piece in pieces],
-            "top_logprobs": [named(self._tokenizer, piece.token) for piece in pieces] if self._likeliest else None,
+            "top_logprobs": [self._top(piece) for piece in pieces] if self._likeliest else None,
             "text_offset": offsets,
         }
+
+    def _top(self, piece: Piece) -> dict[str, float]:
+        """The likeliest tokens, the chosen one among them."""
+        return named(self._name, [*piece.token.likeliest, (piece.token.id, piece.token.logprob)])
 
 
 def _joined(before: list[Any] | None, after: list[Any] | None) -> list[Any] | None:
     return None if before is None or after is None else before + after
-
-
-def named(tokenizer: Any, token: Token) -> dict[str, float]:
-    """The likeliest tokens by their text, the chosen one among them.
-
-    Two ids may have one text (halves of a character): the likelier one counts.
-    """
-    found: dict[str, float] = {}
-    for number, value in (*token.likeliest, (token.id, token.logprob)):
-        found.setdefault(text_of(tokenizer, number), value)
-    return found

@@ -111,7 +111,8 @@ async function troubleOf(response) {
   const detail = String(error.message ?? told.error ?? told.detail ?? response.statusText);
   const seconds = Number(response.headers.get("Retry-After")) || null;
   const { status } = response;
-  if (status === 401 || status === 403) return new Trouble("key", detail);
+  // Our own 403 is about the page's address, which no key cures; a proxy's may be about its key.
+  if (status === 401 || (status === 403 && error.type !== "permission_error")) return new Trouble("key", detail);
   if (status === 429) return new Trouble("busy", detail, seconds);
   if (status === 503) return new Trouble("loading", detail, seconds);
   if (status === 404) return new Trouble("missing", detail);

@@ -177,7 +177,10 @@ class TgiRoutes:
 def tokens_of(tokenizer: Any, text: str, special: bool) -> list[SimpleToken]:
     """Each token with the part of ``text`` it stands for; a token that stands for none of it has an empty one."""
     if not getattr(tokenizer, "is_fast", False):  # such a tokenizer does not know where its tokens are
-        return [{"id": number, "text": "", "start": 0, "stop": 0} for number in tokenizer.encode(text)]
+        return [
+            {"id": number, "text": "", "start": 0, "stop": 0}
+            for number in tokenizer.encode(text, add_special_tokens=special)
+        ]
     found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
     return [{"id": number, "text": text[start:stop], "start": start, "stop": stop} for number, (start, stop) in pairs]
