@@ -28,7 +28,7 @@ def ask(served: Any, *contents: str, system: str = "") -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def read_until(terminal: int, wanted: str, seconds: float = 30) -> str:
+def read_until(terminal: int, wanted: str, seconds: float = 90) -> str:
     text, end = b"", time.monotonic() + seconds
     while wanted.encode() not in text:
         assert time.monotonic() < end, text.decode(errors="replace")
@@ -46,7 +46,7 @@ def at_prompt(terminal: int) -> str:
     return text
 
 
-def exit_code(number: int, seconds: float = 30) -> int:
+def exit_code(number: int, seconds: float = 90) -> int:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(number, os.WNOHANG)

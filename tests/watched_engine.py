@@ -85,7 +85,7 @@ def failing(model: Any, passes: int) -> Iterator[list[int]]:
         hook.remove()
 
 
-def becomes(true: Callable[[], bool], within: float = 20.0) -> bool:
+def becomes(true: Callable[[], bool], within: float = 60.0) -> bool:
     """Whether ``true()`` comes about within so many seconds."""
     end = time.monotonic() + within
     while time.monotonic() < end:

@@ -37,13 +37,12 @@ def _readable(job: Job[EvaluateConfig]) -> list[Problem]:
 
 
 def _unused(job: Job[EvaluateConfig]) -> list[Problem]:
-    """EVAL-018: keys of tasks that were set where there is no task."""
+    """EVAL-018: keys of tasks that were set where there is no task that they could be for."""
     config = job.config
-    if config.tasks or "task_files" in job.inputs:
-        return []
-    keys = [
-        key for key in ("task_data", "task_folder", "chat", "shots", "limit_rows") if key in config.model_fields_set
-    ]
+    idle = [] if config.tasks else ["task_data", "task_folder"]
+    if not config.tasks and "task_files" not in job.inputs:
+        idle += ["chat", "shots", "limit_rows"]
+    keys = [key for key in idle if key in config.model_fields_set]
     return [problem("EVAL-018", stage=job.stage, key=f"evaluate.{key}") for key in keys]
 
 

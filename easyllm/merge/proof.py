@@ -33,7 +33,7 @@ def ask(model: Any, tokenizer: Any) -> Said:
 
 
 def computes_exactly(quantisation: Mapping[str, Any] | None) -> bool:
-    """Whether base and adapters computed in fp32 in training, as the merged model does.
+    """Whether base and adapters, stored as they were in training, compute in fp32, as the merged model does.
 
     A base in 8 bits rounds what goes into its layers too, and one that computes in bf16 all that comes out: the merged
     model does neither. On the real 135M that moves logits by more than any bound that would still tell something.
@@ -78,11 +78,11 @@ class Proof:
 
     before: Said
     pair: Said
-    """Computing in fp32, as the merged weights do."""
+    """Computing in fp32, as the merged weights do; the base before it too."""
     merged: Said
     stored: Said
     trained: Said
-    """Base and adapters as they computed in training; the pair itself where that was fp32."""
+    """Base and adapters with the bits of the base and what they compute in; the pair itself where that is fp32."""
     tolerance: float = TOLERANCE
 
     def require(self) -> Parity:

@@ -80,7 +80,7 @@ def _prove(job: Job[MergeConfig], directory: Path, tokenizer: Any) -> Proof:
     require_change(before, trained, found[0].records["base"]["ref"])
     pair = trained
     if not computes_exactly(found[0].records.get("quantisation")):
-        _, pair = ask_pair(found, directory, tokenizer, dequantised=True)
+        before, pair = ask_pair(found, directory, tokenizer, dequantised=True)
     exact = job.out / EXACT
     rounded = _ask_files(job.out, tokenizer)
     merged = _ask_files(exact, tokenizer) if exact.is_dir() else rounded

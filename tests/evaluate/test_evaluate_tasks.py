@@ -190,6 +190,11 @@ def test_keys_of_tasks_without_a_task_are_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     job = make_job(tmp_path, "evaluate", {"model": "base", "prompts": ["?"], "chat": False, "shots": 2})
     assert [(p.code, p.key) for p in check(job)] == [("EVAL-018", "evaluate.chat"), ("EVAL-018", "evaluate.shots")]
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "own.jsonl", CHOICES)
+    of_names = {"task_files": ["own.jsonl"], "task_data": "data", "shots": 2}  # own rows are read from their own file
+    job = make_job(tmp_path, "evaluate", {"model": "base"} | of_names)
+    assert [(p.code, p.key) for p in check(job)] == [("EVAL-018", "evaluate.task_data")]
 
 
 def test_an_endpoints_key_that_is_not_set_is_refused(tmp_path: Path) -> None:

@@ -34,12 +34,6 @@ serve:
 """
 
 
-class Grown(ServeConfig):
-    """The section with adapters."""
-
-    adapters: dict[str, str] = {}  # noqa: RUF012
-
-
 @pytest.fixture
 def serve_model(tmp_path: Path) -> Path:
     """What a manifest needs of a model: its JSON files. No weights, so no torch."""
@@ -196,7 +190,7 @@ def test_what_pods_would_not_have_is_refused(serve_model: Path, serve_job: Any) 
 
 def test_what_lies_on_this_machine_is_named(serve_model: Path, serve_job: Any) -> None:
     job = serve_job(serve_model, kubernetes=ASKED, request_log="log.jsonl")
-    config = Grown(**job.config.model_dump(exclude_unset=True), adapters={"mine": "finetune"})
+    config = ServeConfig(**job.config.model_dump(exclude_unset=True), adapters={"mine": "finetune"})
     assert codes(replace(job, config=config)) == ["SERVE-078", "SERVE-078"]
     assert "serve.request_log=stderr" in manifest(serve_job(serve_model, kubernetes=ASKED, request_log="stderr"))
 

@@ -178,7 +178,7 @@ def test_settings_and_grammars_go_over_in_vllms_words() -> None:
     assert body["structured_outputs"] == {"json": {"type": "object"}}
     kinds = {"json_object": {"json_object": True}, "regex": {"regex": ""}}
     for kind, words in kinds.items():
-        given: Any = Grammar(kind, "")  # type: ignore[arg-type]
+        given: Any = Grammar(kind, "")  # type: ignore[arg-type]  # a plain str out of a dict
         assert request_body("m", [1], 5, Sampling(grammar=given), [0])["structured_outputs"] == words
     with pytest.raises(EngineFailed, match="typical_p") as refused:
         request_body("m", [1], 5, Sampling(typical_p=0.9), [0])

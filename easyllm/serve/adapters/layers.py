@@ -94,7 +94,7 @@ class AdapterLayers:
         return {
             path: tuple(module.weight.shape) if isinstance(module, Conv1D) else tuple(module.weight.shape[::-1])
             for path, module in self.modules.items()
-        }  # type: ignore[return-value]
+        }  # type: ignore[return-value]  # a matrix has two sides
 
     def put(self, number: int, pairs: Mapping[str, Pair]) -> None:
         """From the next pass on, tokens of ``number`` get ``pairs``. No request may have that number yet."""

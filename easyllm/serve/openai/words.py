@@ -102,7 +102,7 @@ class ChatTeller:
     def whole(self, answer: Whole) -> dict[str, Any]:
         parts = [self._content(piece) for piece in answer.pieces]
         left, finish = self._left(answer.pieces[-1])
-        message: Said = {"role": "assistant"} | left  # type: ignore[assignment]
+        message: Said = {"role": "assistant"} | left  # type: ignore[assignment]  # both halves together are one
         content = "".join(parts) + (left.get("content") or "")
         message["content"] = None if not content and "tool_calls" in left else content
         found: dict[str, Any] = {"message": message, "finish_reason": finish}
@@ -140,7 +140,7 @@ class ChatTeller:
                 {
                     **self._one(piece.token.id, piece.token.logprob),
                     "top_logprobs": [self._one(number, value) for number, value in piece.token.likeliest],
-                }  # type: ignore[typeddict-item]
+                }  # type: ignore[typeddict-item]  # _one has the rest
                 for piece in pieces
                 if piece.finish != "eos_token"
             ]

@@ -29,7 +29,7 @@ class TgiWords:
         if not (self._settings.details or self._settings.decoder_input_details):
             return found
         prefill = self._prefill(scored)
-        details: Details = {**self._told(best, answers[best], prefill)}  # type: ignore[typeddict-item]
+        details: Details = {**self._told(best, answers[best], prefill)}  # type: ignore[typeddict-item]  # Told is a part of Details
         found["details"] = details
         if len(answers) > 1:
             details["best_of_sequences"] = [
