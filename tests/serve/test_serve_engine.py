@@ -42,6 +42,24 @@ def test_three_requests_in_one_batch_say_what_plain_generate_says(served: Any, p
     assert together(served.engine, *((ids, 40, Sampling()) for ids in prompts)) == wanted
 
 
+def test_on_a_cpu_grouped_heads_share_their_keys_with_the_same_results(
+    served: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, same = torch.nn.functional.scaled_dot_product_attention, list[bool]()
+
+    def watched(query: Any, key: Any, value: Any, **settings: Any) -> Any:
+        found = plain(query, key, value, **settings)
+        if settings.pop("enable_gqa", False):
+            copied = [each.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for each in (key, value)]
+            same.append(torch.equal(found, plain(query, *copied, **settings)))
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    together(served.engine, *((ids, 6, Sampling()) for ids in prompts))
+    assert len(same) >= 6 * served.engine.model.config.num_hidden_layers
+    assert all(same)
+
+
 def test_a_greedy_request_is_not_stirred_by_sampled_neighbours(served: Any, prompts: list[list[int]]) -> None:
     alone = greedy_tokens(served.engine, prompts[0], 30)
     hot = Sampling(temperature=2.0)

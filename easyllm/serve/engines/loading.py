@@ -1,5 +1,6 @@
 """A model directory becomes something that answers, or a coded refusal that says what it lacks."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def load(
     tokenizer, given, ends = load_words(directory)
     torch.set_num_threads(threads_per_rank(1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        share_keys_within_groups()
     dtype, why = decide_dtype(asked, device)
     share, why_share = decide_prefix_cache(prefix_cache, dtype)
     name = str(dtype).removeprefix("torch.")
@@ -59,6 +62,16 @@ def load(
         engine.stop()  # its thread would keep a refused process alive
         raise
     return Loaded(ModelVoice(engine, tokenizer, ends), ends, name, device.type, default_sampling(given), shelf)
+
+
+def share_keys_within_groups() -> None:
+    """Let attention read the keys and values of grouped heads where they lie, in this process.
+
+    transformers 5.23 (integrations/sdpa_attention.py, use_gqa_in_sdpa) copies them for every head of a group where
+    there is a mask, which the engine's passes always bring, since GPUs' fast kernels cannot have both. A CPU's can,
+    with the same results to the last bit; a test holds them to that.
+    """
+    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
 
 
 def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:
