@@ -54,13 +54,13 @@ def test_several_answers_are_streamed_with_their_index(client: openai.OpenAI) ->
 
 
 def test_several_answers_get_all_their_places_or_none(served: Any) -> None:
-    served.desk.enter()
+    served.desk.queue.take()
     try:
         refused = post(served, "/v1/chat/completions", CHAT | {"n": 3})
         two = post(served, "/v1/chat/completions", CHAT | {"n": 2})
         best = post(served, "/generate", {"inputs": "a", "parameters": {"do_sample": True, "best_of": 2}})
     finally:
-        served.desk.leave()
+        served.desk.queue.leave()
     assert (refused.status_code, two.status_code, best.status_code) == (429, 200, 200)
     assert served.idle()
 
