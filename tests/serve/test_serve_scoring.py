@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from easyllm.core.errors import UserError
+from easyllm.serve.engines.scoring import score
 from tiny_tune import make_job, publish, write_rows
 
 QUESTIONS = [
@@ -47,6 +48,25 @@ def test_logprobs_without_echo_are_of_the_answer_alone_and_echo_alone_tells_the_
     assert found["text"] == plain["text"]
     assert found["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-4)
     assert ask(served, **asked, echo=True).json()["choices"][0]["text"] == "the sea" + plain["text"]
+
+
+@pytest.mark.parametrize("length", [2, 7, 8, 9, 60])
+def test_a_long_prompt_is_scored_in_pieces_with_the_same_values(served: Any, length: int) -> None:
+    ids = [5 + place * 7 % 90 for place in range(length)]
+    rows: list[int] = []
+    watch = served.engine.model.register_forward_hook(lambda *told: rows.append(told[-1].logits.shape[1]))
+    try:
+        pieces = score(served.engine.model, ids, 2, at_once=7)
+    finally:
+        watch.remove()
+    whole = score(served.engine.model, ids, 2)
+    assert max(rows) <= 7  # so much memory and no more
+    assert sum(rows) == length - 1
+    assert pieces[0] == (None, None)
+    assert len(pieces) == length
+    for (value, best), (wanted, wanted_best) in zip(pieces[1:], whole[1:], strict=True):
+        assert value == pytest.approx(wanted, abs=1e-4)
+        assert best == pytest.approx(wanted_best, abs=1e-4)
 
 
 def test_a_stream_begins_with_the_scored_prompt(served: Any) -> None:

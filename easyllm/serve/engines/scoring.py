@@ -4,19 +4,32 @@ from typing import Any
 
 from easyllm.serve.contract import Scored
 
+TOKENS_AT_ONCE = 256
+"""Of one forward pass: the logits of a long prompt and a large vocabulary would take more memory than the model."""
 
-def score(model: Any, ids: list[int], likeliest: int) -> list[Scored]:
-    """One forward pass over ``ids``."""
+
+def score(model: Any, ids: list[int], likeliest: int, at_once: int = TOKENS_AT_ONCE) -> list[Scored]:
+    """Forward passes over ``ids``, piece by piece; what has been read stands in a key-value cache."""
     import torch
 
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1]
-        values = logits.float().log_softmax(-1)
-        wanted = torch.tensor(ids[1:], device=model.device)
-        own = values.gather(-1, wanted[:, None])[:, 0].tolist()
-        top = values.topk(max(1, likeliest), dim=-1)
-    places = zip(own, top.indices.tolist(), top.values.tolist(), strict=True)
     found: list[Scored] = [(None, None)]
-    for value, best, best_values in places:
-        found.append((value, dict(zip(best[:likeliest], best_values[:likeliest], strict=True))))
+    cache = None
+    with torch.inference_mode():
+        for start in range(0, len(ids) - 1, at_once):
+            end = min(start + at_once, len(ids) - 1)
+            piece = torch.tensor([ids[start:end]], device=model.device)
+            output = model(input_ids=piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            found += _scored(output.logits[0], ids[start + 1 : end + 1], likeliest)
     return found
+
+
+def _scored(logits: Any, wanted: list[int], likeliest: int) -> list[Scored]:
+    """Of the tokens ``wanted`` at the places of ``logits`` [tokens, vocabulary]."""
+    import torch
+
+    values = logits.float().log_softmax(-1)
+    own = values.gather(-1, torch.tensor(wanted, device=values.device)[:, None])[:, 0].tolist()
+    top = values.topk(max(1, likeliest), dim=-1)
+    places = zip(own, top.indices.tolist(), top.values.tolist(), strict=True)
+    return [(value, dict(zip(best[:likeliest], more[:likeliest], strict=True))) for value, best, more in places]
