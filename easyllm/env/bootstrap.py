@@ -44,7 +44,7 @@ def main() -> None:
     pip("install", "pip==" + packages["pip"], "setuptools==" + packages["setuptools"])
     install_torch(packages["torch"])
     told = ", ".join("{} {}".format(name, packages[name]) for name in TOLD)
-    say(f"installing the pinned packages, 1.9 GB on disk with a CPU torch; among them {told}")
+    say(f"installing the pinned packages, 3 GB on disk with a CPU torch; among them {told}")
     pip("install", "--no-build-isolation", "-c", constraints, "-e", ROOT + "[train,serve,dev]")
     for name in NO_DEPENDENCIES:
         pip("install", "--no-deps", name + "==" + packages[name])
