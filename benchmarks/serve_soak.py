@@ -80,8 +80,8 @@ def main() -> None:
 
 
 def tiny_model(folder: Path) -> Path:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
-    from conftest import write_tiny_chat_model  # type: ignore[import-not-found]  # the tests' own
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from tiny_chat import write_tiny_chat_model  # type: ignore[import-not-found]  # the tests' own
 
     made: Path = write_tiny_chat_model(folder)
     return made
