@@ -12,6 +12,10 @@ import pytest
 
 from tiny_pipeline import tiny_recipe
 
+# One thread each for us, ranks and servers, before a test's module brings torch, which reads it once: two processes
+# of tests with two threads each would spend most of their time waiting for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent.parent
 Easyllm = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,9 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_language() -> None:
-    """Tests read English texts whatever the machine speaks; ranks and servers get one thread each."""
+    """Tests read English texts whatever the machine speaks."""
     os.environ["EASYLLM_LANG"] = "en"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
