@@ -96,21 +96,22 @@ class Desk:
             raise invalid(f"`prompt` has the token id {max(ids)}; the vocabulary ends at {known - 1}", "prompt")
         return ids
 
-    def room(self, ids: list[int], asked: int | None, default: int | None) -> int:
-        """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit."""
+    def room(self, ids: list[int], asked: int | None, default: int | None, names: tuple[str, str]) -> int:
+        """New tokens for a prompt: what was ``asked``, else ``default``, else all that fit.
+
+        ``names``: what the route calls its prompt and ``asked``.
+        """
         limits, code = self.about.limits, "context_length_exceeded"
+        prompt, count = names
         if not ids:
-            raise invalid("`inputs` must have at least one token")
+            raise invalid(f"`{prompt}` must have at least one token", prompt)
         if len(ids) > limits.input_tokens:
-            raise invalid(
-                f"`inputs` must have less than {limits.input_tokens + 1} tokens. Given: {len(ids)}", code=code
-            )
+            told = f"`{prompt}` must have less than {limits.input_tokens + 1} tokens. Given: {len(ids)}"
+            raise invalid(told, prompt, code)
         left = limits.total_tokens - len(ids)
         if asked is not None and asked > left:
-            raise invalid(
-                f"`inputs` tokens + `max_new_tokens` must be <= {limits.total_tokens}. "
-                f"Given: {len(ids)} `inputs` tokens and {asked} `max_new_tokens`", code=code,
-            )  # fmt: skip
+            told = f"`{prompt}` tokens + `{count}` must be <= {limits.total_tokens}. "
+            raise invalid(f"{told}Given: {len(ids)} `{prompt}` tokens and {asked} `{count}`", count, code)
         return asked or min(left, default or left)
 
     def cut(self) -> None:
@@ -158,7 +159,8 @@ class Desk:
         if len(asks) > most:
             raise invalid(f"{len(asks)} answers at once are asked for; this server makes {most} at a time", "n")
         prompts = {tuple(ask.ids): ask.ids for ask in asks}.values()
-        self._admit(account, sum(len(ids) for ids in prompts), asks[0].max_new_tokens, asks[0].adapter)
+        read = sum(len(ids) for ids in prompts)
+        self._admit(account, read, asks[0].max_new_tokens, asks[0].adapter, paid=account.scored_tokens)
         if self.access.log_prompts:
             decode = self.model.voice.tokenizer.decode
             account.words = {"prompts": [decode(ids) for ids in prompts], "answers": ["" for _ in asks]}
@@ -180,6 +182,7 @@ class Desk:
                 return await self.model.voice.engine.score(ids, likeliest, adapter)
         account = account_of(request)
         self._admit(account, len(ids), 0, adapter)
+        account.scored_tokens += len(ids)
 
         async def scored() -> list[Scored]:
             async with self._places(account, 1):
@@ -194,9 +197,14 @@ class Desk:
                 said[number].append(piece)
         return [whole_of(pieces) for pieces in said]
 
-    def _admit(self, account: Account, prompt_tokens: int, max_new_tokens: int, adapter: str | None) -> None:
-        """Every check has been passed but that of the rate: a request counts once, whatever it asks for."""
-        self.rates.admit(account.caller, 0 if account.asked else 1, prompt_tokens)
+    def _admit(
+        self, account: Account, prompt_tokens: int, max_new_tokens: int, adapter: str | None, paid: int = 0
+    ) -> None:
+        """Every check has been passed but that of the rate: a request counts once, whatever it asks for.
+
+        ``paid``: prompt tokens that the caller's rate has been charged for already.
+        """
+        self.rates.admit(account.caller, 0 if account.asked else 1, max(0, prompt_tokens - paid))
         account.asked = account.asked or perf_counter()
         account.model = adapter or self.about.name
         account.prompt_tokens = max(account.prompt_tokens, prompt_tokens)

@@ -212,7 +212,16 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--dtype", default="auto", help="what the embedded engine computes in, such as float32")
     parser.add_argument("--prefix-cache", action=argparse.BooleanOptionalAction, help="read common beginnings once")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    other = "--remote" if given.remote else "--gguf" if given.gguf else None
+    embedded = {
+        "--gguf": given.remote and given.gguf, "--dtype": given.dtype != "auto",
+        "--prefix-cache": given.prefix_cache is not None, "--adapter": given.adapter, "--admin": given.admin,
+    }  # fmt: skip
+    misfit = next((flag for flag, asked in embedded.items() if asked), None)
+    if other and misfit:
+        parser.error(f"{misfit} does nothing beside {other}: leave one of them out")
+    return given
 
 
 def leave_now(code: int) -> NoReturn:

@@ -113,9 +113,12 @@ def test_a_server_starts_offline_takes_new_keys_and_drains_under_load(
         assert (late[0], late[2]) == (503, "close")
         assert json.loads(late[1][0])["error_type"] == "unhealthy"
         assert health.status_code == 503
-        assert [status for status, *_ in ended] == [200] * 10
-        for number, (_, events, _) in enumerate(ended):
-            if number % 2:
+        answered = [status for status, *_ in ended].count(200)
+        assert answered >= 6, "two were being answered and four waited: none of them is lost"
+        for number, (status, events, _) in enumerate(ended):
+            if status == 503:
+                assert "stopping" in events[0], "whoever came after the signal"
+            elif number % 2:
                 assert events[-1] == "[DONE]"
             else:
                 assert json.loads(events[-1])["generated_text"]

@@ -75,6 +75,17 @@ def test_a_new_worker_with_other_words_is_not_let_in(long_model: Any) -> None:
         assert becomes(lambda: "other words" in str(found.engine.trouble) and "stays down" in str(found.engine.trouble))
 
 
+def test_a_proof_that_breaks_is_a_failed_try(long_model: Any) -> None:
+    def prove(engine: Engine) -> None:
+        raise ZeroDivisionError("no sums today")
+
+    with watched(long_model, LIMITS, prove=prove) as found:
+        with failing(long_model, passes=1), pytest.raises(EngineFailed):
+            found.say(PROMPT)
+        assert becomes(lambda: "stays down" in str(found.engine.trouble))
+        assert "no sums today" in str(found.engine.trouble)
+
+
 def test_health_says_503_until_the_new_worker_has_been_proven(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     proven = threading.Event()
     real = served.engine._prove
@@ -85,14 +96,16 @@ def test_health_says_503_until_the_new_worker_has_been_proven(served: Any, monke
 
     monkeypatch.setattr(served.engine, "_prove", prove_later)
     ask = {"inputs": "a", "parameters": {"max_new_tokens": 5}}
-    with failing(served.engine.model, passes=1):
-        lost = httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60)
-    assert lost.status_code == 500
-    assert lost.json()["error_type"] == "generation"
-    assert becomes(lambda: httpx.get(f"{served.url}/health", trust_env=False).status_code == 503)
-    refused = httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60)
-    assert refused.status_code == 503
-    assert "restarting" in refused.json()["error"]
-    proven.set()
+    try:
+        with failing(served.engine.model, passes=1):
+            lost = httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60)
+        assert lost.status_code == 424
+        assert lost.json()["error_type"] == "generation"
+        assert becomes(lambda: httpx.get(f"{served.url}/health", trust_env=False).status_code == 503)
+        refused = httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60)
+        assert refused.status_code == 503
+        assert "restarting" in refused.json()["error"]
+    finally:
+        proven.set()  # other tests ask this server too
     assert becomes(lambda: httpx.get(f"{served.url}/health", trust_env=False).status_code == 200)
     assert httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60).status_code == 200

@@ -40,6 +40,8 @@ class Account:
     model: str | None = None
     """The model or adapter that was asked."""
     prompt_tokens: int = 0
+    scored_tokens: int = 0
+    """Of prompts whose log-probabilities were asked for: the caller's rate has been charged for reading them."""
     max_new_tokens: int = 0
     answer_tokens: int = 0
     """Of all answers, where a request wants several."""

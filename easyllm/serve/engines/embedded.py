@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from easyllm.core.errors import StageFailed, failed
+from easyllm.core.errors import failed
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve.adapters.layers import BASE, request_id
@@ -61,8 +61,8 @@ class ContinuousBatching:
         self._numbers = itertools.count()
         self.shelf: Shelf | None = None
         """Its adapters, where it has any."""
-        self._open: dict[int, Callable[[], None]] = {}
-        """Of every running request: what tells it that the worker has died."""
+        self._open: dict[int, tuple[Any, Callable[[], None]]] = {}
+        """Of every running request: its manager, and what tells it that the manager's worker has died."""
         self._trouble: str | None = None
         self._crashes: list[float] = []
         self.restarts = 0
@@ -94,6 +94,7 @@ class ContinuousBatching:
             raise failed("SERVE-012", stage="serve", reason=error) from error
         share_within(manager.batch_processor.cache)
         manager.start()
+        threading.Thread(target=self._tell_of_end, args=(manager,), name="tell-of-end", daemon=True).start()
         return manager
 
     @property
@@ -145,7 +146,8 @@ class ContinuousBatching:
         name = request_id(number, lora)
         manager, arrivals = self._manager, asyncio.Queue[Any]()
         self._sampler.slots[number] = slot
-        self._open[number] = tell = _teller(arrivals)
+        tell = _teller(arrivals)
+        self._open[number] = manager, tell
         # Not put_nowait itself: a batch's news are all given in one of its requests' event loops, whosever that is.
         manager.register_result_handler(name, tell)
         finished, given = False, 0
@@ -156,6 +158,8 @@ class ContinuousBatching:
             )  # fmt: skip
             if accepted is None:
                 raise EngineFailed(self.trouble or say("engine_stopping"), UNAVAILABLE)
+            if not manager.is_running():  # it died before this request could be told of
+                tell()
             while not finished:
                 output = await arrivals.get()
                 _raise_failure(output, slot)
@@ -208,12 +212,19 @@ class ContinuousBatching:
             if self._stopped or not self._begin_again():
                 return
 
+    def _tell_of_end(self, manager: Any) -> None:
+        """Wait for a worker's end, and tell whoever still waits for its tokens, a proof of the watcher's among them."""
+        thread = manager._generation_thread
+        if thread:
+            thread.join()
+        for asked, tell in list(self._open.values()):
+            if asked is manager:
+                tell()
+
     def _begin_again(self) -> bool:
         """Whether there is a worker again that answers as it should."""
         reason = str(self._manager.background_thread_status.fatal_error)
         self._trouble = say("engine_restarting", reason=reason)
-        for tell in list(self._open.values()):
-            tell()
         while self._may_try(time.monotonic()):
             note(say("serve_engine_restarting", reason=reason))
             self._manager.stop(block=True)  # frees the dead worker's cache before another is made
@@ -221,8 +232,8 @@ class ContinuousBatching:
                 self._manager = self._new_manager()
                 if self._prove:
                     self._prove(self)
-            except StageFailed as error:
-                reason = str(error)
+            except Exception as error:  # noqa: BLE001  # this thread must not end with the server half-way up
+                reason = str(error) or type(error).__name__
                 continue
             self._trouble = None
             self.restarts += 1

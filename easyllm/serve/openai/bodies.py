@@ -192,26 +192,31 @@ class OpenAIBody(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatBody(OpenAIBody):
+class Conversation(Body):
+    """What a chat template makes a prompt of."""
+
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    """Given to the model's chat template; refused where it does not read them."""
+    tool_choice: Literal["none", "auto"] | None = None
+    """With none the model is not told of the tools."""
+
+    def known_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else [tool.plain() for tool in self.tools or ()]
+
+
+class ChatBody(Conversation, OpenAIBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """What ``max_tokens`` was called before; set one of them. Left out, all tokens that fit."""
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     """So many likeliest tokens at each place; needs ``logprobs``."""
-    tools: list[Tool] | None = None
-    """Given to the model's chat template; refused where it does not read them."""
-    tool_choice: Literal["none", "auto"] | None = None
-    """With none the model is not told of the tools."""
     parallel_tool_calls: Literal[True] | None = None
     tool_prompt: None = None
     store: Neutral = None
     modalities: list[Literal["text"]] | None = None
-
-    def known_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else [tool.plain() for tool in self.tools or ()]
 
 
 class CompletionBody(OpenAIBody):

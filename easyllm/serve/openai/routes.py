@@ -71,7 +71,8 @@ class OpenAIRoutes:
             raise invalid("`tool_choice` needs `tools`", "tool_choice")
         tokenizer, tools = self.desk.model.voice.tokenizer, body.known_tools()
         prompt = rendered(tokenizer, body.messages, tools)
-        room = self.desk.room(prompt.ids, body.max_completion_tokens or body.max_tokens, None)
+        count = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+        room = self.desk.room(prompt.ids, getattr(body, count), None, ("messages", count))
         grammar = grammar_of(body.response_format)
         sampling = sampling_of(self.desk, body, body.top_logprobs or 0, grammar, CHAT_NAMES)
         asks = several(Ask(prompt.ids, room, sampling, body.stops(), adapter=adapter), body.n or 1)
@@ -97,7 +98,8 @@ class OpenAIRoutes:
         self.require_scores(body)
         tokenizer = self.desk.model.voice.tokenizer
         prompts = [self.ids_of(prompt) for prompt in body.prompts()]
-        rooms = [self.desk.room(ids, body.max_tokens, NEW_TOKENS_OF_A_COMPLETION) for ids in prompts]
+        names = "prompt", "max_tokens"
+        rooms = [self.desk.room(ids, body.max_tokens, NEW_TOKENS_OF_A_COMPLETION, names) for ids in prompts]
         asks: list[Ask] = []
         tellers: list[CompletionTeller] = []
         for ids, room in zip(prompts, rooms, strict=True):

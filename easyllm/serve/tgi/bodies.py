@@ -7,7 +7,7 @@ from pydantic import Field
 
 from easyllm.serve.bodies import MOST_STOPS, Body, Neutral, Stop
 from easyllm.serve.contract import Grammar
-from easyllm.serve.openai.bodies import Message, Tool
+from easyllm.serve.openai.bodies import Conversation
 from easyllm.serve.refusals import invalid
 
 MOST_BEST_OF = 2
@@ -115,12 +115,5 @@ class TokenizeBody(Body):
     parameters: Truncation | None = None
 
 
-class ChatTokenizeBody(Body):
+class ChatTokenizeBody(Conversation):
     model: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-
-    def known_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else [tool.plain() for tool in self.tools or ()]

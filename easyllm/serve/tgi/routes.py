@@ -159,7 +159,7 @@ class TgiRoutes:
             raise invalid("`seed` must not be set when `best_of` > 1", "seed")
         adapter = adapter_of_id(self.desk, settings.adapter_id)
         ids = self.desk.prompt_of_text(body.inputs, self.truncation(settings.truncate))
-        room = self.desk.room(ids, settings.max_new_tokens, DEFAULT_NEW_TOKENS)
+        room = self.desk.room(ids, settings.max_new_tokens, DEFAULT_NEW_TOKENS, ("inputs", "max_new_tokens"))
         stops = tuple(settings.stop or ())
         samplings = [
             require_able(self.desk.model.voice.engine, sampling_of(settings), NAMES) for _ in range(count)
