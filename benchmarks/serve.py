@@ -228,10 +228,11 @@ async def ask_all(contender: Contender, asked: list[str], tokens: int, count: in
 
     async def one_stream(questions: list[str]) -> None:
         for text in questions:
-            answers[text] = await ask(client, contender, text, tokens)
+            # A connection each: llama.cpp's own server closes one after a stream without saying so.
+            async with httpx.AsyncClient(trust_env=False, timeout=600) as client:
+                answers[text] = await ask(client, contender, text, tokens)
 
-    async with httpx.AsyncClient(trust_env=False, timeout=600) as client:
-        await asyncio.gather(*[one_stream(asked[start::count]) for start in range(count)])
+    await asyncio.gather(*[one_stream(asked[start::count]) for start in range(count)])
     return [answers[text] for text in asked]
 
 

@@ -178,6 +178,18 @@ def test_the_admin_route_refuses_what_it_must(
     assert [card.name for card in both.desk.model.adapters.cards()] == ["blue", "red"]
 
 
+def test_an_engine_that_dies_while_it_proves_an_adapter_is_not_the_adapters_fault(
+    both: WithAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(name: str, path: Path) -> None:
+        raise EngineFailed("the worker has died", 500)
+
+    monkeypatch.setattr(both.desk.model.adapters, "load", die)
+    refused = both.post("/v1/load_lora_adapter", {"lora_name": "green", "lora_path": "green"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["message"] == "the worker has died"
+
+
 def test_unloading_what_is_not_there_is_404(both: WithAdapters) -> None:
     assert both.post("/v1/unload_lora_adapter", {"lora_name": "green"}).status_code == 404
     assert both.post("/v1/unload_lora_adapter", {"lora_name": "tiny"}).status_code == 404

@@ -11,7 +11,13 @@ import torch
 from easyllm.core.chat import render
 from easyllm.core.errors import StageFailed
 from easyllm.serve.contract import Sampling, Token
-from easyllm.serve.engines.embedded import ContinuousBatching, greedy_reference, greedy_tokens, require_same_words
+from easyllm.serve.engines.embedded import (
+    ContinuousBatching,
+    greedy_reference,
+    greedy_tokens,
+    references_of,
+    require_same_words,
+)  # fmt: skip
 from easyllm.serve.engines.loading import load_weights
 from easyllm.serve.engines.sampling import new_slot, pick
 from easyllm.serve.limits import Limits
@@ -119,8 +125,8 @@ def test_a_model_that_the_engine_reads_otherwise_than_generate_is_not_served(
     other = load_weights(serve_model, torch.float32, torch.device("cpu"))
     other.lm_head.weight.data.neg_()
     try:
-        require_same_words(engine, model, prompts[:1], [0])
+        require_same_words(engine, prompts[:1], references_of(model, prompts[:1], [0]))
         with pytest.raises(StageFailed, match=r"SERVE-013.*generate"):
-            require_same_words(engine, other, prompts[:1], [0])
+            require_same_words(engine, prompts[:1], references_of(other, prompts[:1], [0]))
     finally:
         engine.stop()

@@ -121,9 +121,13 @@ def test_an_unknown_model_is_not_answered_by_another(client: openai.OpenAI) -> N
 def test_a_conversation_too_long_is_refused_with_the_numbers(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="tgi", messages=[{"role": "user", "content": "灯塔的光" * 200}])
-    assert refused.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="200"):
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match=r"`messages` tokens \+ `max_tokens` must be <= 200"):
         client.chat.completions.create(model="tgi", messages=USER, max_tokens=199)
+    with pytest.raises(openai.BadRequestError, match=r"and 198 `max_completion_tokens`"):
+        client.chat.completions.create(model="tgi", messages=USER, max_completion_tokens=198)
+    with pytest.raises(openai.BadRequestError, match=r"`prompt` must have less than 151 tokens"):
+        client.completions.create(model="tgi", prompt="灯塔的光" * 200)
 
 
 def test_one_request_too_many_is_told_to_come_back(served: Any, client: openai.OpenAI) -> None:

@@ -26,6 +26,7 @@ def test_a_server_says_why_it_computes_as_it_does(serve_model: Path, capsys: pyt
     assert "engine: embedded (the default" in said
     assert "computing in float32 on cpu: on a CPU" in said
     assert "prefix cache: True (in float32" in said
+    assert "reordered weights: True (" in said
 
 
 def test_bfloat16_is_computed_where_it_is_asked_for(serve_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,3 +209,11 @@ def test_tokens_count_in_a_live_server(served: Any) -> None:
         assert last.status_code == 429, statuses
         assert "30 tokens per minute" in last.json()["error"]
         assert 1 <= int(last.headers["retry-after"]) <= 60
+
+
+def test_a_prompt_that_is_scored_and_answered_is_charged_once(served: Any) -> None:
+    with doored(served.desk.loaded, Access(tokens_per_minute=30)) as door:
+        prompt = list(range(5, 25))
+        scored = {"prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 1}
+        assert door.ask("/v1/completions", json=scored).status_code == 200
+        assert door.ask("/v1/completions", json={"prompt": prompt, "max_tokens": 1}).status_code == 429

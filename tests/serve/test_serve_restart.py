@@ -9,7 +9,7 @@ import pytest
 
 from easyllm.core.errors import StageFailed
 from easyllm.serve.contract import Engine, EngineFailed, Sampling
-from easyllm.serve.engines.embedded import MOST_CRASHES, require_same_words
+from easyllm.serve.engines.embedded import MOST_CRASHES, references_of, require_same_words
 from easyllm.serve.limits import Limits
 from watched_engine import ENDS, answer, becomes, failing, prompt_of, watched
 
@@ -21,10 +21,11 @@ def test_after_a_failed_pass_a_new_worker_answers_as_the_old_one_did(
     long_model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proven: list[str | None] = []
+    references = references_of(long_model, [PROMPT], ENDS)
 
     def prove(engine: Engine) -> None:
         proven.append(engine.trouble)  # nobody is let in until it has been proven
-        require_same_words(engine, long_model, [PROMPT], ENDS)
+        require_same_words(engine, [PROMPT], references)
 
     with watched(long_model, LIMITS, prove=prove) as found:
         wanted = found.say(PROMPT, 20)
@@ -50,8 +51,10 @@ def test_after_a_failed_pass_a_new_worker_answers_as_the_old_one_did(
 
 
 def test_a_worker_that_dies_again_and_again_stays_down_and_says_why(long_model: Any) -> None:
+    references = references_of(long_model, [PROMPT], ENDS)
+
     def prove(engine: Engine) -> None:
-        require_same_words(engine, long_model, [PROMPT], ENDS)
+        require_same_words(engine, [PROMPT], references)
 
     with watched(long_model, LIMITS, prove=prove) as found:
         with failing(long_model, passes=1000) as failed:

@@ -1,6 +1,9 @@
 """Given tokens are scored as OpenAI's completions do it, so that an evaluation of a served model is the offline one."""
 
+import asyncio
+import contextlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,38 @@ def test_a_long_prompt_is_scored_in_pieces_with_the_same_values(served: Any, len
     for (value, best), (wanted, wanted_best) in zip(pieces[1:], whole[1:], strict=True):
         assert value == pytest.approx(wanted, abs=1e-4)
         assert best == pytest.approx(wanted_best, abs=1e-4)
+
+
+def test_scores_that_nobody_waits_for_are_given_up_before_the_next_piece(served: Any) -> None:
+    left = iter([False, False, True])
+    assert len(score(served.engine.model, list(range(5, 65)), 0, at_once=7, unwanted=lambda: next(left))) == 15
+
+
+def test_a_client_that_leaves_takes_its_scores_along(served: Any) -> None:
+    begun, answer = threading.Event(), threading.Event()
+
+    def hold(*told: Any) -> None:
+        begun.set()
+        assert answer.wait(30)
+
+    watch = served.engine.model.register_forward_hook(hold)
+    read: list[int] = []
+    count = served.engine.model.register_forward_pre_hook(lambda *told: read.append(1))
+
+    async def leave() -> None:
+        scores = asyncio.create_task(served.engine.score(list(range(5, 95)) * 10, 0))
+        await asyncio.to_thread(begun.wait, 30)
+        scores.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await scores
+        answer.set()
+
+    try:
+        asyncio.run(leave())  # its end waits for the threads
+    finally:
+        watch.remove()
+        count.remove()
+    assert read == [1]
 
 
 def test_a_stream_begins_with_the_scored_prompt(served: Any) -> None:

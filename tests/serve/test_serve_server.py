@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from easyllm.serve.server import parse
+
 LIMITS = ("--max-total-tokens", "200", "--max-input-tokens", "150", "--max-concurrent-requests", "2")
 
 
@@ -123,6 +125,23 @@ def test_a_damaged_model_ends_it_with_exit_code_one_and_no_traceback(serve_model
         told = process.stderr.read()
     assert "cannot be loaded" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "misfit"),
+    [
+        ("--gguf a.gguf --dtype bfloat16", "--dtype does nothing beside --gguf"),
+        ("--gguf a.gguf --no-prefix-cache", "--prefix-cache does nothing beside --gguf"),
+        ("--remote http://a/v1 --adapter a=b", "--adapter does nothing beside --remote"),
+        ("--remote http://a/v1 --gguf a.gguf", "--gguf does nothing beside --remote"),
+        ("--remote http://a/v1 --admin", "--admin does nothing beside --remote"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags: str, misfit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    needed = "--model m --name n --port 0 --max-total-tokens 9 --max-input-tokens 8 --max-concurrent-requests 1"
+    with pytest.raises(SystemExit, match="2"):
+        parse([*needed.split(), "--drain-seconds", "1", *flags.split()])
+    assert misfit in capsys.readouterr().err
 
 
 def test_other_machines_are_let_in_only_when_told_and_then_it_warns(serve_model: Path) -> None:

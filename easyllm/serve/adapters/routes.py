@@ -1,8 +1,10 @@
 """Loading and unloading adapters while the server answers, by vLLM's routes. There only where serve.admin is set."""
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 from starlette.requests import Request
@@ -14,12 +16,15 @@ from easyllm.serve.adapters.inputs import RESERVED
 from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.bodies import Body, Neutral
 from easyllm.serve.config import AdapterName
-from easyllm.serve.contract import Adapters
+from easyllm.serve.contract import Adapters, EngineFailed
 from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
 from easyllm.serve.refusals import Refused, invalid
 
-NOT_FOUND, CONFLICT = 404, 409
+NOT_FOUND, CONFLICT, UNAVAILABLE = 404, 409, 503
+MOST_AT_ONCE = 4
+"""Adapters that may be on their way in or out; an unloading waits for answers of minutes."""
+T = TypeVar("T")
 
 
 class LoadBody(Body):
@@ -46,6 +51,8 @@ class AdminRoutes:
     def __init__(self, desk: Desk, settings: AdapterSettings) -> None:
         self.desk = desk
         self.settings = settings
+        # Not asyncio's own threads: scores and grammars of requests would wait behind an unloading.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "adapters")
 
     @property
     def adapters(self) -> Adapters:
@@ -63,7 +70,9 @@ class AdminRoutes:
             raise Refused(CONFLICT, f"The lora adapter `{name}` has already been loaded", "lora_name")
         path = allowed(self.settings.folder, body.lora_path)
         try:
-            await asyncio.to_thread(self.adapters.load, name, path)
+            await self._beside(self.adapters.load, name, path)
+        except EngineFailed as error:  # no fault of the adapter's
+            raise Refused(UNAVAILABLE, str(error)) from error
         except (UserError, StageFailed) as error:
             raise invalid(told(error, path, body.lora_path), "lora_path") from error
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -72,10 +81,14 @@ class AdminRoutes:
         """The name is gone at once; 200 when the last request that used it has ended."""
         body = await self.desk.read(request, UnloadBody)
         try:
-            await asyncio.to_thread(self.adapters.unload, body.lora_name)
+            await self._beside(self.adapters.unload, body.lora_name)
         except UserError as error:
             raise Refused(NOT_FOUND, f"The lora adapter `{body.lora_name}` cannot be found", "lora_name") from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    async def _beside(self, work: Callable[..., T], *given: object) -> T:
+        """``work(*given)`` in a thread, while the server answers on."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
 
 
 def allowed(folder: Path | None, asked: str) -> Path:

@@ -130,11 +130,16 @@ class ContinuousBatching:
         return held_blocks(processor.cache) if processor else 0
 
     async def score(self, ids: list[int], likeliest: int, adapter: str | None = None) -> list[Scored]:
+        unwanted = threading.Event()
+
         def work() -> list[Scored]:
             with self.shelf.whole_pass(adapter) if self.shelf else contextlib.nullcontext():
-                return score(self.model, ids, likeliest)
+                return score(self.model, ids, likeliest, unwanted=unwanted.is_set)
 
-        return await asyncio.to_thread(work)
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            unwanted.set()  # where the client has left, the thread ends after the piece it reads
 
     async def generate(
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, adapter: str | None = None
@@ -292,15 +297,20 @@ def greedy_tokens(engine: Engine, ids: list[int], max_new_tokens: int) -> list[i
     return asyncio.run(collect())
 
 
-def require_same_words(engine: Engine, model: Any, prompts: list[list[int]], ends: list[int]) -> None:
-    """Warm the engine up and hold it to plain ``generate()``, token for token, where arithmetic is fp32.
+def references_of(model: Any, prompts: list[list[int]], ends: list[int]) -> list[list[int]] | None:
+    """Plain ``generate()``'s answers to ``prompts``; None in half precision, where a near tie may fall either way."""
+    if model.dtype != torch.float32:
+        return None
+    return [greedy_reference(model, ids, WARM_UP_TOKENS, ends) for ids in prompts]
 
-    In half precision a near tie may fall the other way, so there it only has to answer. Raises StageFailed:
-    an architecture that continuous batching reads wrongly must not be served in silence.
+
+def require_same_words(engine: Engine, prompts: list[list[int]], references: list[list[int]] | None) -> None:
+    """Warm the engine up and hold it to ``references``, token for token; without them it only has to answer.
+
+    Raises StageFailed: an architecture that continuous batching reads wrongly must not be served in silence.
     """
-    for ids in prompts:
+    for place, ids in enumerate(prompts):
         mine = greedy_tokens(engine, ids, WARM_UP_TOKENS)
-        if model.dtype == torch.float32:
-            reference = greedy_reference(model, ids, WARM_UP_TOKENS, ends)
-            if mine != reference:
-                raise failed("SERVE-013", stage="serve", mine=mine, reference=reference, tokens=len(ids))
+        if references and mine != references[place]:
+            told = {"mine": mine, "reference": references[place], "tokens": len(ids)}
+            raise failed("SERVE-013", stage="serve", **told)

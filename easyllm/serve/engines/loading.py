@@ -16,10 +16,11 @@ from easyllm.serve.adapters.settings import AdapterSettings
 from easyllm.serve.adapters.shelf import open_shelf
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.contract import Engine, Loaded
-from easyllm.serve.engines.embedded import ContinuousBatching, require_same_words
+from easyllm.serve.engines.embedded import ContinuousBatching, references_of, require_same_words
 from easyllm.serve.engines.grammar import Grammars, knows
 from easyllm.serve.engines.memory import free_bytes, require_memory
 from easyllm.serve.engines.precision import decide_dtype, decide_prefix_cache, told
+from easyllm.serve.engines.reordering import reorder
 from easyllm.serve.limits import Limits
 from easyllm.serve.words import default_sampling, load_words, warm_up_prompts
 
@@ -44,11 +45,14 @@ def load(
     note(told(Decision("engine", "embedded", say("why_engine_embedded"))))
     note(say("serve_computing", dtype=name, device=device.type, why=why))
     model = load_weights(directory, dtype, device)
-    require_memory(limits, directory, dtype, free_bytes(device))
+    spare = require_memory(limits, directory, dtype, free_bytes(device))
     prompts = warm_up_prompts(tokenizer, limits)
+    references = references_of(model, prompts, ends)
+    if device.type == "cpu":
+        note(told(Decision("reordered weights", *reorder(model, spare))))
 
     def prove(engine: Engine) -> None:
-        require_same_words(engine, model, prompts, ends)
+        require_same_words(engine, prompts, references)
 
     words = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], ends) if knows(tokenizer) else None
     engine = ContinuousBatching(model, ends, limits, words, share, prove)

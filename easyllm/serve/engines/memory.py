@@ -11,11 +11,11 @@ from easyllm.serve.limits import Limits, cache_bytes, read_json
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def require_memory(limits: Limits, directory: Path, dtype: torch.dtype, free: int) -> None:
-    """Raises UserError SERVE-044 where the cache, once full, takes more than ``free`` bytes."""
+def require_memory(limits: Limits, directory: Path, dtype: torch.dtype, free: int) -> int:
+    """Bytes that the cache, once full, leaves of ``free``. Raises UserError SERVE-044 where it takes more than that."""
     needed = cache_bytes(limits, read_json(directory / "config.json"), dtype.itemsize)
     if needed <= free:
-        return
+        return free - needed
     asked = limits.concurrent_requests * limits.total_tokens
     raise refuse(
         "SERVE-044", stage="serve", key="serve.max_concurrent_requests", requests=limits.concurrent_requests,

@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 from easyllm.serve.contract import Scored
@@ -8,14 +9,25 @@ TOKENS_AT_ONCE = 256
 """Of one forward pass: the logits of a long prompt and a large vocabulary would take more memory than the model."""
 
 
-def score(model: Any, ids: list[int], likeliest: int, at_once: int = TOKENS_AT_ONCE) -> list[Scored]:
-    """Forward passes over ``ids``, piece by piece; what has been read stands in a key-value cache."""
+def score(
+    model: Any,
+    ids: list[int],
+    likeliest: int,
+    at_once: int = TOKENS_AT_ONCE,
+    unwanted: Callable[[], bool] = lambda: False,
+) -> list[Scored]:
+    """Forward passes over ``ids``, piece by piece; what has been read stands in a key-value cache.
+
+    ``unwanted`` is asked before each piece: once it is true, what has been scored so far comes back.
+    """
     import torch
 
     found: list[Scored] = [(None, None)]
     cache = None
     with torch.inference_mode():
         for start in range(0, len(ids) - 1, at_once):
+            if unwanted():
+                break
             end = min(start + at_once, len(ids) - 1)
             piece = torch.tensor([ids[start:end]], device=model.device)
             output = model(input_ids=piece, past_key_values=cache, use_cache=True)
