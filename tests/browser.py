@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 PACKAGES = ("chromium", "fonts-wqy-microhei")
@@ -21,6 +21,9 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-default-apps", "--disable-extensions", "--disable-sync", "--no-first-run",
 )  # fmt: skip
+
+# What a page is to show; the five seconds that playwright waits are too few beside another process of tests.
+expect.set_options(timeout=30_000)
 
 
 def chromium() -> str:
