@@ -38,7 +38,6 @@ class Chatting:
 
     def open(self, page: Page, path: str = "/") -> Page:
         page.set_default_timeout(WAITS_MS)
-        expect.set_options(timeout=WAITS_MS)
         page.goto(self.url + path)
         page.wait_for_selector("body[data-ready]")
         return page
