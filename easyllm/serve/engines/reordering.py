@@ -36,7 +36,8 @@ def reorder(model: Any, spare: int) -> tuple[bool, str]:
     63 instead of 90 ms, of 4 in 58 instead of 68. torch's own compiler multiplies by these two operators of its
     mkldnn library (torch/_inductor/mkldnn_lowerings.py); the engine's proof holds what they give to the plain ones.
     """
-    layers: list[Any] = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    linear = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    layers: list[Any] = [layer for layer in linear if layer.weight.dtype == model.dtype]
     size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
     if not reorders(model.dtype):
         return False, say("why_not_reordered_cpu")
