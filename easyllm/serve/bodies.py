@@ -1,5 +1,6 @@
 """What clients may send: a field is honoured, or accepted at its neutral value only; nothing is ignored."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,9 @@ Neutral = Literal[False] | None
 Stop = Annotated[str, Field(min_length=1)]
 RANGES = ("greater_than", "less_than", "too_long", "too_short", "string_too_short")
 """How the names of pydantic's errors about a value out of range begin."""
+
+NAME = re.compile(r"(?!(?:str|int|float|bool|dict)$)(?:[a-z_][a-z0-9_]*|-?[0-9]+)")
+"""A field, key or place in the path of pydantic's errors, which also has the kinds that a value might have been of."""
 
 
 class Body(BaseModel):
@@ -33,7 +37,7 @@ def read(text: bytes, kind: type[B]) -> B:
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
+        param = ".".join(part for part in map(str, first["loc"]) if NAME.fullmatch(part)) or None
         raise invalid(_in_its_words(first, kind) or _explain(first, param), param) from error
 
 

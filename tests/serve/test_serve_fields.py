@@ -150,7 +150,7 @@ SHARED_REFUSED: dict[str, Any] = {
 CHAT_REFUSED = SHARED_REFUSED | {
     "messages": [], "max_completion_tokens": 1.5, "logprobs": 1, "top_logprobs": 3, "store": True,
     "response_format": {"type": "xml"}, "tools": [{"type": "function", "function": {"name": "look"}}],
-    "tool_choice": "required", "parallel_tool_calls": False, "tool_prompt": "x", "modalities": ["audio"],
+    "tool_choice": "any", "parallel_tool_calls": False, "tool_prompt": "x", "modalities": ["audio"],
 }  # fmt: skip
 COMPLETION_REFUSED = SHARED_REFUSED | {
     "prompt": [400000], "echo": 1, "logprobs": 21, "prompt_logprobs": 21, "return_tokens_as_token_ids": True,

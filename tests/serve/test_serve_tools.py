@@ -3,19 +3,23 @@
 import asyncio
 import copy
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from easyllm.serve.answering import ModelVoice
 from easyllm.serve.app import build_app
 from easyllm.serve.contract import Abilities, Loaded, Sampling, Scored, Token
 from easyllm.serve.desk import About, Desk
+from easyllm.serve.engines.loading import load
 from easyllm.serve.limits import Limits
 from easyllm.serve.words import load_words
+from serving_doors import doored
+from tiny_chat import write_tiny_chat_model
 
 TEMPLATE = (
     "{% if tools %}<|start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|end|>\n{% endif %}"
@@ -177,3 +181,104 @@ def test_an_answer_that_is_no_call_stays_the_text_it_is(words: Any, text: str, s
 def test_without_a_declaration_or_without_tools_nothing_is_taken_out(words: Any, stream: bool) -> None:
     for asked, tools in ((Asked(words, CALL), TOOLS), (Asked(words, CALL, declared=DECLARED), None)):
         assert told(asked.post(tools=tools, stream=stream)) == (CALL, [], "stop")
+
+
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look", "strict": True,
+        "parameters": {
+            "type": "object", "properties": {"at": {"$ref": "#/$defs/Thing"}}, "required": ["at"],
+            "additionalProperties": False, "$defs": {"Thing": {"enum": ["sea", "sky"]}},
+        },
+    },
+}  # fmt: skip
+GO = {
+    "type": "function",
+    "function": {
+        "name": "go",
+        "parameters": {
+            "type": "object", "properties": {"far": {"$ref": "#/$defs/Thing"}}, "required": ["far"],
+            "additionalProperties": False, "$defs": {"Thing": {"type": "boolean"}},
+        },
+    },
+}  # fmt: skip
+NAMED = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.fixture(scope="module")
+def demanding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A live server of a tiny model whose template reads tools, with room for them."""
+    folder = write_tiny_chat_model(tmp_path_factory.mktemp("demanding") / "tiny", positions=2048)
+    loaded = load(folder, Limits(2000, 1800, 3))
+    loaded.voice.tokenizer.chat_template = TEMPLATE
+    with doored(loaded, total_tokens=2000, input_tokens=1800) as door:
+        yield door
+    loaded.voice.engine.stop()
+
+
+def demand(demanding: Any, seed: int = 1, **body: Any) -> httpx.Response:
+    asked = {"messages": QUESTION, "tools": [LOOK, GO], "temperature": 1.5, "seed": seed, "max_tokens": 120} | body
+    return httpx.post(f"{demanding.url}/v1/chat/completions", json=asked, trust_env=False, timeout=60)
+
+
+def test_a_function_that_is_named_is_called_with_arguments_of_its_schema(demanding: Any) -> None:
+    seen = set()
+    for seed in range(4):
+        (choice,) = demand(demanding, seed, tool_choice=NAMED).json()["choices"]
+        (call,) = choice["message"]["tool_calls"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", None)
+        assert (call["type"], call["function"]["name"]) == ("function", "look")
+        seen.add(json.loads(call["function"]["arguments"])["at"])
+    assert seen <= {"sea", "sky"}
+    (cut,) = demand(demanding, tool_choice=NAMED, max_tokens=2).json()["choices"]
+    assert cut["finish_reason"] == "length"
+    assert '{"at": "sea"}'.startswith(cut["message"]["tool_calls"][0]["function"]["arguments"][:2])
+
+
+def test_one_call_of_any_function_is_made_where_one_is_required(demanding: Any) -> None:
+    names = set()
+    for seed in range(8):
+        answer = demand(demanding, seed, tool_choice="required", parallel_tool_calls=False).json()
+        (choice,) = answer["choices"]
+        (call,) = choice["message"]["tool_calls"]
+        assert choice["finish_reason"] == "tool_calls"
+        arguments = json.loads(call["function"]["arguments"])
+        assert arguments in ({"at": "sea"}, {"at": "sky"}, {"far": True}, {"far": False})
+        assert ("at" in arguments) == (call["function"]["name"] == "look")
+        names.add(call["function"]["name"])
+    assert names == {"look", "go"}, "of eight seeds both are chosen"
+
+
+def test_a_demanded_call_streams_as_the_openai_client_reads_it(demanding: Any) -> None:
+    client = openai.OpenAI(base_url=f"{demanding.url}/v1", api_key="none", max_retries=0, timeout=60)
+    asked: Any = {
+        "model": "tgi", "messages": QUESTION, "tools": [LOOK], "tool_choice": NAMED, "temperature": 0, "max_tokens": 60,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**asked).choices[0].message
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    (told,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert whole.tool_calls
+    assert told.function
+    assert (told.index, told.function.arguments) == (0, whole.tool_calls[0].function.arguments)
+    assert [chunk.finish_reason for chunk in chunks][-1] == "stop"
+    assert not any(chunk.delta.content for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "jump"}}}, "tool_choice", "no function `jump`"),
+        ({"tool_choice": "required", "tools": None}, "tool_choice", "needs `tools`"),
+        ({"tool_choice": "any"}, "tool_choice", "'none', 'auto' or 'required'"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice", "`tool_choice"),
+        ({"tool_choice": NAMED, "response_format": {"type": "text"}}, "response_format", "held to the call"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "demands a call"),
+        ({"tool_choice": "auto"}, "tools.0.function.strict", "always strict"),
+    ],
+)
+def test_what_is_not_promised_of_calls_is_refused_by_name(demanding: Any, body: Any, param: str, words: str) -> None:
+    refused = demand(demanding, **body)
+    assert refused.status_code == 400, refused.text
+    assert refused.json()["error"]["param"].startswith(param)
+    assert words in refused.json()["error"]["message"]

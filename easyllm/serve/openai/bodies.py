@@ -72,7 +72,8 @@ class Function(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """The arguments' JSON schema."""
-    strict: Neutral = None
+    strict: bool | None = None
+    """Refused unless ``tool_choice`` demands a call: that one is always held strictly to its schema."""
 
 
 class Tool(Body):
@@ -85,6 +86,15 @@ class Tool(Body):
         function = self.function
         said = {"description": function.description or "", "parameters": function.parameters or nothing}
         return {"type": "function", "function": {"name": function.name} | said}
+
+
+class NamedFunction(Body):
+    name: Annotated[str, Field(min_length=1)]
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(Body):
@@ -198,8 +208,8 @@ class Conversation(Body):
     messages: Annotated[list[Message], Field(min_length=1)]
     tools: list[Tool] | None = None
     """Given to the model's chat template; refused where it does not read them."""
-    tool_choice: Literal["none", "auto"] | None = None
-    """With none the model is not told of the tools."""
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    """With none the model is not told of the tools; with required, or a tool's name, the answer is held to a call."""
 
     def known_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is told of."""
@@ -213,7 +223,8 @@ class ChatBody(Conversation, OpenAIBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     """So many likeliest tokens at each place; needs ``logprobs``."""
-    parallel_tool_calls: Literal[True] | None = None
+    parallel_tool_calls: bool | None = None
+    """False is refused unless ``tool_choice`` demands a call, and allows one call then."""
     tool_prompt: None = None
     store: Neutral = None
     modalities: list[Literal["text"]] | None = None

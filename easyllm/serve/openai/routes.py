@@ -22,13 +22,13 @@ from easyllm.serve.openai.asks import (
 )  # fmt: skip
 from easyllm.serve.openai.bodies import ChatBody, CompletionBody, OpenAIBody, grammar_of
 from easyllm.serve.openai.conversation import rendered
+from easyllm.serve.openai.demanded import demand_of, reader_of
 from easyllm.serve.openai.prompts import echo_of, prompt_logprobs
 from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion, ModelCard, ModelList
-from easyllm.serve.openai.tool_calls import CallReader, reads_calls
 from easyllm.serve.openai.words import ChatTeller, CompletionTeller, Words, usage
 from easyllm.serve.refusals import invalid
 
-CHAT_NAMES = {"likeliest": "top_logprobs", "grammar": "response_format"}
+CHAT_NAMES = {"likeliest": "top_logprobs"}
 COMPLETION_NAMES = {"likeliest": "logprobs", "grammar": "structured_outputs"}
 
 
@@ -67,20 +67,17 @@ class OpenAIRoutes:
             raise invalid("set `max_tokens` or `max_completion_tokens`, not both", "max_tokens")
         if body.top_logprobs is not None and not body.logprobs:
             raise invalid("`top_logprobs` needs `logprobs`: true", "top_logprobs")
-        if body.tool_choice == "auto" and not body.tools:
-            raise invalid("`tool_choice` needs `tools`", "tool_choice")
+        demand = demand_of(body)
         tokenizer, tools = self.desk.model.voice.tokenizer, body.known_tools()
         prompt = rendered(tokenizer, body.messages, tools)
         count = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
         room = self.desk.room(prompt.ids, getattr(body, count), None, ("messages", count))
-        grammar = grammar_of(body.response_format)
-        sampling = sampling_of(self.desk, body, body.top_logprobs or 0, grammar, CHAT_NAMES)
+        grammar = demand.grammar if demand else grammar_of(body.response_format)
+        names = CHAT_NAMES | {"grammar": "tool_choice" if demand else "response_format"}
+        sampling = sampling_of(self.desk, body, body.top_logprobs or 0, grammar, names)
         asks = several(Ask(prompt.ids, room, sampling, body.stops(), adapter=adapter), body.n or 1)
         likeliest = (body.top_logprobs or 0) if body.logprobs else None
-        reads = bool(tools) and reads_calls(tokenizer)
-        tellers = [
-            ChatTeller(tokenizer, likeliest, CallReader(tokenizer, prompt.text, tools) if reads else None) for _ in asks
-        ]
+        tellers = [ChatTeller(tokenizer, likeliest, reader_of(tokenizer, prompt.text, tools, demand)) for _ in asks]
         name = adapter or self.desk.about.name
         words = Words("chatcmpl", "chat.completion", "chat.completion.chunk", name, tellers)
         return await self.reply(body, asks, words, request, len(prompt.ids))

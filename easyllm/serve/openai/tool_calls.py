@@ -30,6 +30,9 @@ class CallReader:
     What does not follow the declaration (a call that was cut off, say) is content, as it stands.
     """
 
+    ends_as_call = True
+    """An answer that has calls says so in its finish_reason."""
+
     def __init__(self, tokenizer: Any, prompt: str, tools: list[dict[str, Any]]) -> None:
         self._tokenizer = tokenizer
         self._parser = tokenizer.get_response_parser(prefix=prompt, tools=tools)

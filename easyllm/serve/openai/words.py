@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from easyllm import __version__
 from easyllm.serve.contract import EngineFailed, Piece, Whole
 from easyllm.serve.openai.bodies import CompletionBody
+from easyllm.serve.openai.demanded import Reader
 from easyllm.serve.openai.prompts import named, namer
 from easyllm.serve.openai.shapes import ChatLogprobs, CompletionLogprobs, Said, Usage
-from easyllm.serve.openai.tool_calls import CallReader
 from easyllm.serve.refusals import Refused, openai_body
 from easyllm.serve.several import Numbered
 from easyllm.serve.sse import event
@@ -94,7 +94,7 @@ def usage(prompt: int, generated: int) -> Usage:
 class ChatTeller:
     """A chat's answer. ``likeliest`` None tells no log-probabilities; ``reader`` takes tool calls out of it."""
 
-    def __init__(self, tokenizer: Any, likeliest: int | None, reader: CallReader | None) -> None:
+    def __init__(self, tokenizer: Any, likeliest: int | None, reader: Reader | None) -> None:
         self._tokenizer = tokenizer
         self._bytes = None if likeliest is None else TokenBytes(tokenizer)
         self._reader = reader
@@ -129,7 +129,8 @@ class ChatTeller:
 
     def _left(self, last: Piece) -> tuple[Said, str]:
         left: Said = self._reader.finish() if self._reader else {}
-        return left, "tool_calls" if "tool_calls" in left else FINISH[str(last.finish)]
+        as_call = self._reader and self._reader.ends_as_call and "tool_calls" in left
+        return left, "tool_calls" if as_call else FINISH[str(last.finish)]
 
     def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Of every token that says something: the end token is none of the content."""
