@@ -20,6 +20,10 @@ NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
     "top_p": (float, 0.01, 1),
     "max_tokens": (int, 1, 1_000_000),
     "seed": (int, 0, 2**63 - 1),
+    "top_k": (int, 0, 1_000_000),
+    "repetition_penalty": (float, 0.01, 100),
+    "frequency_penalty": (float, -2, 2),
+    "presence_penalty": (float, -2, 2),
 }
 """What /set sets: its type, the least and the most."""
 UNSET = "-"

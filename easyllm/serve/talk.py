@@ -96,7 +96,9 @@ class Talk:
 
     def _stream(self, model: str, messages: list[Any]) -> Generator[str, None, None]:
         """Closing it ends the stream, and with it the work at the server."""
-        stream = self._client.chat.completions.create(model=model, messages=messages, stream=True, **self.settings)
+        # As a part of the body: the client's own parameters do not have all that servers take.
+        asked: dict[str, Any] = {"model": model, "messages": messages, "extra_body": self.settings}
+        stream = self._client.chat.completions.create(**asked, stream=True)
         try:
             for chunk in stream:
                 text = chunk.choices[0].delta.content if chunk.choices else None

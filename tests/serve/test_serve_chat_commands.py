@@ -71,6 +71,16 @@ def test_settings_and_system_prompt_reach_the_server(served: Any, capsys: pytest
     assert "temperature (the server's) · top_p 0.9 · max_tokens 3 · seed 5" in capsys.readouterr().err
 
 
+def test_numbers_that_openais_api_does_not_know_reach_a_server_that_does(served: Any) -> None:
+    said = []
+    for line in ("/set top_k 1", "/set repetition_penalty 50"):
+        talk = Talk(served.url, None, {"max_tokens": 24, "temperature": 1.9, "seed": 1, "top_k": 1})
+        obey(talk, line)
+        said.append(put(talk, Question("Hello"))["tiny-chat"])
+    assert said[0] == ask(served, "Hello")
+    assert said[1] != said[0]
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -78,7 +88,7 @@ def test_settings_and_system_prompt_reach_the_server(served: Any, capsys: pytest
         ("/set temperature nan", "cannot be nan"),
         ("/set max_tokens 1.5", "whole number from 1 to"),
         ("/set seed", "seed cannot be -"),
-        ("/set voice 3", "only: temperature, top_p, max_tokens, seed"),
+        ("/set voice 3", "only: temperature, top_p, max_tokens, seed, top_k, repetition_penalty, frequency"),
         ("/sing", "no command /sing"),
         ("/regenerate", "Nothing has been said yet"),
         ("/edit 1 words", "no prompt 1 to edit; so far there are 0"),

@@ -63,6 +63,20 @@ def test_a_whole_conversation_by_keyboard_alone(chatting: Chatting) -> None:
     press(page, "Escape")
 
 
+def test_every_number_of_the_settings_reaches_the_server(chatting: Chatting) -> None:
+    page = chatting.page()
+    wanted = {
+        "temperature": 1.5, "top_p": 0.9, "max_tokens": 7, "seed": 3, "top_k": 5, "repetition_penalty": 1.3,
+        "frequency_penalty": -0.5, "presence_penalty": 0.25,
+    }  # fmt: skip
+    labels = ("Temperature", "Top p", "Most tokens", "Seed", "Top k", "Repetition", "Frequency", "Presence")
+    for label, value in zip(labels, wanted.values(), strict=True):
+        set_field(page, label, str(value))
+    screenshot(page, "chat-settings")
+    say(page, "Hello")
+    assert wanted.items() <= chatting.bodies[-1].items()
+
+
 def test_stop_ends_the_work_at_the_engine_and_keeps_what_was_said(
     chatting: Chatting, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,10 @@
 
 const identity = () => crypto.getRandomValues(new Uint32Array(3)).join("-"); // randomUUID wants a secure origin
 
-export const EMPTY = { system: "", temperature: "", top_p: "", max_tokens: "", seed: "", stop: "", columns: [] };
+export const EMPTY = {
+  system: "", temperature: "", top_p: "", max_tokens: "", seed: "", top_k: "", repetition_penalty: "",
+  frequency_penalty: "", presence_penalty: "", stop: "", columns: [],
+};
 
 export function create(settings = EMPTY) {
   return { id: identity(), title: "", changed: Date.now(), at: null, turns: [], draft: "", settings: { ...settings } };

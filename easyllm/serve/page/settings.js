@@ -9,6 +9,10 @@ const NUMBERS = [
   { name: "top_p", least: 0.01, most: 1, step: 0.05, whole: false },
   { name: "max_tokens", least: 1, most: 1_000_000, step: 1, whole: true },
   { name: "seed", least: 0, most: Number.MAX_SAFE_INTEGER, step: 1, whole: true },
+  { name: "top_k", least: 0, most: 1_000_000, step: 1, whole: true },
+  { name: "repetition_penalty", least: 0.01, most: 100, step: 0.1, whole: false },
+  { name: "frequency_penalty", least: -2, most: 2, step: 0.1, whole: false },
+  { name: "presence_penalty", least: -2, most: 2, step: 0.1, whole: false },
 ];
 
 const form = () => by("settings-form");
