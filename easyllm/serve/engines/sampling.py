@@ -87,8 +87,8 @@ def pick(logits: torch.Tensor, slot: Slot) -> int:
         return int(bent.argmax())
     # An exponential race picks token i with probability p_i, from this request's own generator. Every token draws,
     # so that one more or less at the edge of a cut does not change what the others drew.
-    race = -torch.rand(bent.shape, generator=slot.generator).log()
-    return int(ids[(kept.softmax(-1) / race[ids]).argmax()])
+    race = -torch.rand(bent.shape, generator=slot.generator)[ids].log()
+    return int(ids[(kept.softmax(-1) / race).argmax()])
 
 
 def bend(logits: torch.Tensor, slot: Slot) -> torch.Tensor:
