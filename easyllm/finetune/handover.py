@@ -7,6 +7,7 @@ from typing import Any
 from easyllm.core.errors import Problem, StageFailed, UserError, Waiting, failed
 from easyllm.core.nodes import handover, heartbeat
 from easyllm.core.nodes.launch import Launch, elsewhere
+from easyllm.core.progress import note
 from easyllm.core.stage import Job
 from easyllm.finetune import state
 from easyllm.finetune.config import FinetuneConfig
@@ -35,8 +36,11 @@ def outcome_of(job: Job[FinetuneConfig], work: Work) -> dict[str, Any]:
     step, steps = state.newest_step(work.state), len(work.steps)
     waiting = handover.hand_over(launch, step, steps, partial(work.write, launch.folder))  # whatever ended the ranks
     if outcome and "stopped" not in outcome:
+        note(str(waiting))  # the end is told below, and how to begin again beside it
         raise_what_ended(outcome)
-    raise_where_hung(launch)
+    if heartbeat.read_hung(launch.beats):
+        note(str(waiting))
+        raise_where_hung(launch)
     raise waiting
 
 

@@ -146,19 +146,23 @@ def test_prepared_then_at_work_then_cut(sent: Job[FinetuneConfig]) -> None:
     assert "step 4 of 12, and no rank is at work" in str(waits(sent))
 
 
-def test_what_ended_the_ranks_elsewhere_is_told_here(sent: Job[FinetuneConfig]) -> None:
-    waits(sent)
+def test_what_ended_the_ranks_elsewhere_is_told_here_and_how_to_begin_again(
+    sent: Job[FinetuneConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = waits(sent).commands
     launch = nodes.launch_of(sent)
     place = {"stage": "finetune", "key": "finetune.engine", "file": None, "line": None}
     refused = {"code": "TRAIN-035", "params": {"method": "qlora", "engine": "fsdp"} | place} | place
     write_whole(launch.outcome, json.dumps({"refused": [refused]}))
     with pytest.raises(UserError, match="TRAIN-035"):
         run(sent)
+    assert commands[0] in capsys.readouterr().err
     launch.outcome.unlink()
     Heartbeat(launch.beats, 1, 2, 1800).stop()
     write_hung(launch.beats, read(launch.beats))
     with pytest.raises(StageFailed, match=r"TRAIN-038 .*rank 1 did not move for 1800 s at step 1"):
         run(sent)
+    assert commands[0] in capsys.readouterr().err
 
 
 def test_the_job_file_is_good_wherever_a_node_has_mounted_the_folder(sent: Job[FinetuneConfig], tmp_path: Path) -> None:
