@@ -32,7 +32,7 @@ async def waiter(queue: Queue, name: str, order: list[str], count: int = 1) -> N
 def test_places_are_given_in_order_and_one_who_stops_waiting_is_skipped() -> None:
     async def story() -> list[str]:
         queue, order = Queue(1, 10), []
-        queue.take()
+        queue.running += 1
         tasks = [asyncio.create_task(waiter(queue, name, order)) for name in "abcd"]
         await asyncio.sleep(0)
         assert queue.waiting == 4
@@ -48,7 +48,7 @@ def test_places_are_given_in_order_and_one_who_stops_waiting_is_skipped() -> Non
 def test_a_place_is_not_lost_with_one_who_goes_away_in_the_moment_it_gets_it() -> None:
     async def story() -> list[str]:
         queue, order = Queue(1, 10), []
-        queue.take()
+        queue.running += 1
         first = asyncio.create_task(waiter(queue, "first", order))
         second = asyncio.create_task(waiter(queue, "second", order))
         await asyncio.sleep(0)
@@ -65,7 +65,7 @@ def test_a_place_is_not_lost_with_one_who_goes_away_in_the_moment_it_gets_it() -
 def test_a_request_for_several_answers_is_not_starved_by_small_ones() -> None:
     async def story() -> list[str]:
         queue, order = Queue(2, 10), []
-        queue.take()
+        queue.running += 1
         tasks = [asyncio.create_task(waiter(queue, "large", order, 2))]
         await asyncio.sleep(0)
         tasks.append(asyncio.create_task(waiter(queue, "small", order)))  # would fit at once
@@ -82,7 +82,7 @@ def test_a_request_for_several_answers_is_not_starved_by_small_ones() -> None:
 def test_a_full_queue_refuses_and_an_ending_server_sends_everybody_away() -> None:
     async def story() -> None:
         queue, order = Queue(1, 1), []
-        queue.take()
+        queue.running += 1
         task = asyncio.create_task(waiter(queue, "waits", order))
         await asyncio.sleep(0)
         with pytest.raises(Refused) as full:
@@ -106,7 +106,7 @@ def test_many_clients_are_all_answered_in_the_order_in_which_they_came(narrow: D
         ended.append(number)
         return status
 
-    narrow.desk.queue.take()
+    narrow.desk.queue.running += 1
     with ThreadPoolExecutor(12) as pool:
         asked = []
         for number in range(12):
@@ -132,7 +132,7 @@ def give_back(door: Doored) -> None:
 
 
 def test_waiting_is_measured_and_a_client_that_goes_leaves_the_queue(narrow: Doored) -> None:
-    narrow.desk.queue.take()
+    narrow.desk.queue.running += 1
     with ThreadPoolExecutor(1) as pool:
         patient = pool.submit(narrow.ask)
         assert wait_until(lambda: narrow.desk.queue.waiting == 1)

@@ -273,7 +273,7 @@ def test_when_the_client_hangs_up_the_engine_behind_stops(
 
 def test_an_overloaded_engine_is_told_as_429_also_when_streaming(served: Any, front: Front) -> None:
     for _ in range(3):
-        served.desk.queue.take()
+        served.desk.queue.running += 1
     try:
         answers = [post(front, "/v1/chat/completions", {**CHAT, "stream": stream}) for stream in (False, True)]
         answers += [post(front, path, {"inputs": "a"}) for path in ("/generate", "/generate_stream")]

@@ -43,12 +43,6 @@ class Queue:
             self._mean_seconds += NEWEST_WEIGHT * (time.monotonic() - since - self._mean_seconds)
             self.leave(count)
 
-    def take(self, count: int = 1) -> None:
-        """Places at once, or 429; ``leave`` gives them back. Nobody is overtaken."""
-        if self._waiting or self.running + count > self.places:
-            raise self._full()
-        self.running += count
-
     def leave(self, count: int = 1) -> None:
         """Places go to those who have waited longest."""
         self.running -= count
