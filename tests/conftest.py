@@ -1,6 +1,7 @@
 """What all tests share: the command line as a user calls it, and a recipe small enough to run in seconds."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from tiny_pipeline import tiny_recipe
 # One thread each for us, ranks and servers, before a test's module brings torch, which reads it once: two processes
 # of tests with two threads each would spend most of their time waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that starts tests in the background has this signal ignored, and so would every process whose Ctrl-C we try.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 Easyllm = Callable[..., subprocess.CompletedProcess[str]]
