@@ -290,7 +290,7 @@ def test_reading_a_checkpoint_needs_the_memory_of_its_largest_tensor(tmp_path: P
     largest, whole = max(t.nbytes for t in model.values()), sum(t.nbytes for t in model.values())
     assert whole > 10 * largest
     grown = int(run_python(READ_ALL, CHECKPOINT=str(tmp_path)))
-    assert 0 < grown < 3 * largest  # and what is imported on the way
+    assert 0 < grown < 4 * largest  # and what is imported on the way
 
 
 class InMemory:

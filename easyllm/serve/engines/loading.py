@@ -49,7 +49,8 @@ def load(
     prompts = warm_up_prompts(tokenizer, limits)
     references = references_of(model, prompts, ends)
     if device.type == "cpu":
-        note(told(Decision("reordered weights", *reorder(model, spare))))
+        reordered, why_reordered = reorder(model, spare)
+        note(told(Decision("reordered weights", reordered, why_reordered)))
 
     def prove(engine: Engine) -> None:
         require_same_words(engine, prompts, references)
