@@ -11,6 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
+"""Characters that some clients (httpx's iter_lines, and all that read by it) take for the end of an event's line. JSON
+may have them as they are; it escapes the other ones by itself."""
 
 
 class ClientGone(Exception):
@@ -19,7 +22,7 @@ class ClientGone(Exception):
 
 def event(data: Any) -> bytes:
     """One event; a string goes as it is, anything else as JSON."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
     return f"data: {text}\n\n".encode()
 
 
