@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -24,6 +24,21 @@ def event(data: Any) -> bytes:
     """One event; a string goes as it is, anything else as JSON."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
     return f"data: {text}\n\n".encode()
+
+
+async def data_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """What stands after ``data:`` in each event that another server sends.
+
+    Lines end with a line feed alone: httpx's own ``aiter_lines`` would cut a text that has one of LINE_ENDS in it.
+    """
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line.removeprefix(b"data:").decode().strip()
+    if rest.startswith(b"data:"):
+        yield rest.removeprefix(b"data:").decode().strip()
 
 
 class EventStream(Response):

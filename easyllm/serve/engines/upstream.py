@@ -13,6 +13,7 @@ from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.serve.contract import EngineFailed, Remote, Scored
 from easyllm.serve.engines.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
+from easyllm.serve.sse import data_of
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 300.0
@@ -71,10 +72,7 @@ class Upstream:
                 if answer.status_code != httpx.codes.OK:
                     await answer.aread()
                 self._require_ok(answer)
-                async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    text = line.removeprefix("data:").strip()
+                async for text in data_of(answer.aiter_bytes()):
                     if text == "[DONE]":
                         return
                     chunk = json.loads(text)

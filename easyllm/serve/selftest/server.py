@@ -39,7 +39,7 @@ class Reply:
 
     def events(self) -> list[str]:
         """What stands after ``data:`` in each event of a stream."""
-        lines = [line for line in self.text.splitlines() if line.startswith("data:")]
+        lines = [line for line in self.text.split("\n") if line.startswith("data:")]
         return [line.removeprefix("data:").strip() for line in lines]
 
     def chunks(self) -> list[dict[str, Any]]:
