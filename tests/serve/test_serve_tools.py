@@ -282,3 +282,37 @@ def test_what_is_not_promised_of_calls_is_refused_by_name(demanding: Any, body: 
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["param"].startswith(param)
     assert words in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "list"}}])
+def test_a_schema_may_refer_to_itself_whole_or_by_any_path(demanding: Any, choice: Any) -> None:
+    parameters = {
+        "type": "object", "additionalProperties": False, "required": ["head", "tail"],
+        "properties": {
+            "head": {"enum": [1, 2]},
+            "tail": {"anyOf": [{"type": "null"}, {"$ref": "#/properties/head"}, {"$ref": "#"}]},
+        },
+    }  # fmt: skip
+    tool = {"type": "function", "function": {"name": "list", "parameters": parameters}}
+    for seed in range(4):
+        answer = demand(
+            demanding, seed, tools=[GO, tool], tool_choice=choice, parallel_tool_calls=False, max_tokens=400
+        ).json()
+        (call,) = answer["choices"][0]["message"]["tool_calls"]
+        found = json.loads(call["function"]["arguments"])
+        if call["function"]["name"] == "go":
+            continue
+        while isinstance(found, dict):
+            assert set(found) == {"head", "tail"}
+            found = found["tail"]
+        assert found in (None, 1, 2)
+
+
+@pytest.mark.parametrize("parameters", [{"$defs": []}, {"type": "object", "properties": {"a": {"$ref": "#/$defs/No"}}}])
+def test_a_schema_that_is_none_is_refused(demanding: Any, parameters: Any) -> None:
+    tool = {"type": "function", "function": {"name": "odd", "parameters": parameters}}
+    for choice in ("required", {"type": "function", "function": {"name": "odd"}}):
+        answer = demand(demanding, tools=[tool], tool_choice=choice, max_tokens=40)
+        assert answer.status_code in (200, 400), answer.text
+        if "properties" in parameters:
+            assert answer.status_code == 400

@@ -16,8 +16,6 @@ from easyllm.serve.openai.tool_calls import CallReader, call_of, reads_calls
 from easyllm.serve.refusals import invalid
 
 Schema = dict[str, Any]
-SHARED_SCHEMAS = ("$defs", "definitions")
-"""Where a JSON schema keeps the parts that ``$ref`` names."""
 
 
 @dataclass(frozen=True)
@@ -70,33 +68,28 @@ def _arguments(tool: Tool) -> Schema:
 
 def _any_of(tools: Sequence[Tool], most: int | None) -> Schema:
     """A list of calls, each with the arguments of its function."""
-    shared: Schema = {}
-    calls = [_call(tool, str(place), shared) for place, tool in enumerate(tools)]
+    # Whole, so that whatever a schema refers to in itself is found: only the way to its root is longer.
+    shared = {str(place): _moved(_arguments(tool), f"#/$defs/{place}") for place, tool in enumerate(tools)}
+    calls = [_call(tool.function.name, f"#/$defs/{place}") for place, tool in enumerate(tools)]
     limit = {} if most is None else {"maxItems": most}
     return {"type": "array", "minItems": 1, **limit, "items": {"anyOf": calls}, "$defs": shared}
 
 
-def _call(tool: Tool, prefix: str, shared: Schema) -> Schema:
-    """``shared`` gets the parts that the arguments' schema refers to: they must stand at the root of the whole one."""
-    schema = _arguments(tool)
-    for where in SHARED_SCHEMAS:
-        for name, part in schema.pop(where, {}).items():
-            shared[f"{prefix}-{where}-{name}"] = _moved(part, prefix)
-    properties = {"name": {"const": tool.function.name}, "parameters": _moved(schema, prefix)}
+def _call(name: str, arguments: str) -> Schema:
+    properties = {"name": {"const": name}, "parameters": {"$ref": arguments}}
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
-def _moved(schema: Any, prefix: str) -> Any:
-    """``schema`` with every ``$ref`` leading to where ``_call`` puts the part."""
+def _moved(schema: Any, root: str) -> Any:
+    """``schema`` for its place in a larger one: what each ``$ref`` named from the old root it names from ``root``."""
     if isinstance(schema, list):
-        return [_moved(part, prefix) for part in schema]
+        return [_moved(part, root) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: _moved(part, prefix) for key, part in schema.items()}
-    for where in SHARED_SCHEMAS:
-        start = f"#/{where}/"
-        if isinstance(found.get("$ref"), str) and found["$ref"].startswith(start):
-            found["$ref"] = f"#/$defs/{prefix}-{where}-{found['$ref'].removeprefix(start)}"
+    found = {key: _moved(part, root) for key, part in schema.items()}
+    target = found.get("$ref")
+    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+        found["$ref"] = root + target[1:]
     return found
 
 
