@@ -68,6 +68,17 @@ def test_a_worker_that_dies_again_and_again_stays_down_and_says_why(long_model: 
         assert refused.value.status == 503
 
 
+def test_a_request_that_came_too_late_for_the_worker_to_fail_it_is_told_the_same_reason(
+    long_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(long_model, LIMITS) as found:
+        # Between its last look at the queue and its end, a worker can take a request and never speak of it again.
+        monkeypatch.setattr(found.engine._manager, "_fail_all_remaining_requests", lambda *told: None)
+        with failing(long_model, passes=1), pytest.raises(EngineFailed, match="the device is lost"):
+            found.say(PROMPT)
+        assert becomes(lambda: found.engine.trouble is None)
+
+
 def test_a_new_worker_with_other_words_is_not_let_in(long_model: Any) -> None:
     def prove(engine: Engine) -> None:
         raise StageFailed("SERVE-013 it says other words")

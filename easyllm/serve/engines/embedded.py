@@ -167,7 +167,7 @@ class ContinuousBatching:
                 tell()
             while not finished:
                 output = await arrivals.get()
-                _raise_failure(output, slot)
+                _raise_failure(output, slot, manager)
                 finished = output.is_finished()
                 for _ in output.generated_tokens[given:]:
                     yield slot.tokens[given]
@@ -266,12 +266,12 @@ def _teller(arrivals: "asyncio.Queue[Any]") -> Callable[..., None]:
     return tell
 
 
-def _raise_failure(output: Any, slot: Slot) -> None:
-    """EngineFailed where ``output``, None after the worker's death, says that there will be no more tokens."""
-    if output is None:
-        raise EngineFailed(say("engine_lost_request"))
-    if output.error is not None:
-        raise EngineFailed(f"{say('engine_lost_request')} ({output.error})")
+def _raise_failure(output: Any, slot: Slot, manager: Any) -> None:
+    """EngineFailed where ``output``, None after the death of ``manager``'s worker, says there will be no more tokens."""
+    # Whichever news comes first, the router's of the request or ours of the worker's end, the reason is the same.
+    reason = manager.background_thread_status.fatal_error if output is None else output.error
+    if output is None or reason is not None:
+        raise EngineFailed(say("engine_lost_request") + (f" ({reason})" if reason else ""))
     if slot.failure is not None:
         raise EngineFailed(say("engine_lost_grammar", reason=slot.failure))
 
