@@ -267,7 +267,7 @@ def _teller(arrivals: "asyncio.Queue[Any]") -> Callable[..., None]:
 
 
 def _raise_failure(output: Any, slot: Slot, manager: Any) -> None:
-    """EngineFailed where ``output``, None after the death of ``manager``'s worker, says there will be no more tokens."""
+    """EngineFailed where ``output``, None after the worker's death, says that there will be no more tokens."""
     # Whichever news comes first, the router's of the request or ours of the worker's end, the reason is the same.
     reason = manager.background_thread_status.fatal_error if output is None else output.error
     if output is None or reason is not None:
