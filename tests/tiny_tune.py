@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core import workplace
-from easyllm.core.artifact import Manifest
+from easyllm.core.artifact import MANIFEST, Manifest, list_outputs
 from easyllm.core.digest import Digests
 from easyllm.core.inputs import Place, resolve
 from easyllm.core.stage import Job
@@ -133,6 +133,14 @@ def publish(job: Job[Any]) -> Manifest:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     workplace.open_partial(job)
     return workplace.publish_result(job, importlib.import_module(f"easyllm.{job.stage}.run").run)
+
+
+def tell_of_files(artifact: Path) -> None:
+    """The artifact's manifest tells of its files as they are now, as if they had been published so."""
+    path = artifact / MANIFEST
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["outputs"] = [row for row in list_outputs(artifact) if row["path"] != MANIFEST]
+    path.write_text(json.dumps(manifest), "utf-8")
 
 
 def tune(folder: Path, **changes: Any) -> Manifest:

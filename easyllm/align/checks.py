@@ -1,11 +1,13 @@
 """What must hold before anything is trained. Pure, no torch."""
 
+from pathlib import Path
+
 from easyllm.align.config import AlignConfig
 from easyllm.align.preferences import read_preferences, split
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.rows import few
 from easyllm.core.stage import Job
-from easyllm.core.tuning.layers import read_header, save_problems, target_problems
+from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 
 
@@ -68,8 +70,7 @@ def readable(job: Job[AlignConfig]) -> bool:
 
 
 def _base(job: Job[AlignConfig]) -> list[Problem]:
-    base, config = job.inputs["base"], job.config
-    header = read_header(base.path) if job.ready("base") and not is_adapter(job) else None
+    config, header = job.config, _header(job)
     if header is None:
         return []
     problems: list[Problem] = []
@@ -77,8 +78,23 @@ def _base(job: Job[AlignConfig]) -> list[Problem]:
     if limit is not None and config.sequence_tokens > limit:
         key = f"{job.stage}.sequence_tokens"
         problems.append(problem("TRAIN-003", stage=job.stage, key=key, asked=config.sequence_tokens, limit=limit))
-    if config.lora.targets != "auto" and header.known_names:
+    if is_adapter(job) or config.method == "full" or not header.known_names:
+        return problems
+    if config.lora.targets != "auto":
         problems += target_problems(config.lora.targets, header.linear, job.stage)
-    if config.lora.save_modules != "auto" and header.known_names:
-        problems += save_problems(config.lora.save_modules, header.modules, job.stage)
+    if config.lora.save_modules != "auto":
+        # A file lacks the head that is its embedding; whether there is one is found by the run.
+        problems += save_problems(config.lora.save_modules, [*header.modules, "lm_head"], job.stage)
     return problems
+
+
+def _header(job: Job[AlignConfig]) -> Header | None:
+    """Of the base, or of the one below an adapter; None where it cannot be read yet."""
+    base = job.inputs["base"]
+    if not job.ready("base"):
+        return None
+    if not is_adapter(job):
+        return read_header(base.path)
+    assert base.manifest is not None
+    below = base.manifest.records["base"]["path"]
+    return read_header(Path(below)) if below else None

@@ -46,7 +46,9 @@ def encode_rows(tokenizer: Any, rows: Sequence[Preference], stage: str) -> list[
 
 def _answer(tokenizer: Any, row: Preference, answer: Any, stage: str) -> Sequence_:
     """The labels of the last turn are its answer; what stands before them is the prompt."""
-    [example] = encode(tokenizer, [Conversation((*row.prompt, *answer), row.file, row.line)], stage)
+    said = Conversation((*row.prompt, *answer), row.file, row.line, row.tools, len(row.prompt))
+    # Earlier answers are the prompt's; a template that rewrites them would make an example of each.
+    [example] = encode(tokenizer, [said], stage, "last")
     stop = len(example.labels)
     while example.labels[stop - 1] == IGNORED:
         stop -= 1
@@ -69,8 +71,13 @@ def fitting(rows: Sequence[Encoded], limit: int, too_long: str, stage: str) -> t
     return fit, over
 
 
-def audit(rows: Sequence[Encoded], over: Sequence[Encoded], same: int) -> dict[str, Any]:
+Fitted = tuple[list[Encoded], list[Encoded]]
+"""(rows that are used, rows left out as too long)"""
+
+
+def audit(train: Fitted, held_out: Fitted, same: int) -> dict[str, Any]:
     """Counts over the rows that will be trained on, and the rows left out for their length."""
+    rows, over = train
     chosen = [len(row.chosen) for row in rows if row.chosen]
     rejected = [len(row.rejected) for row in rows if row.rejected]
     return {
@@ -83,5 +90,10 @@ def audit(rows: Sequence[Encoded], over: Sequence[Encoded], same: int) -> dict[s
         "chosen_mean_tokens": round(sum(chosen) / len(chosen), 1),
         "rejected_mean_tokens": round(sum(rejected) / len(rejected), 1),
         "longest_tokens": max(row.tokens for row in rows),
-        "dropped": [{"file": r.source.file.name, "line": r.source.line, "tokens": r.tokens} for r in over],
+        "dropped": _places(over),
+        "held_out": {"rows": len(held_out[0]), "dropped": _places(held_out[1])},
     }
+
+
+def _places(rows: Sequence[Encoded]) -> list[dict[str, Any]]:
+    return [{"file": row.source.file.name, "line": row.source.line, "tokens": row.tokens} for row in rows]

@@ -7,7 +7,9 @@ from typing import Any
 
 from easyllm.align.encoding import Encoded
 from easyllm.align.model import Start
+from easyllm.align.preferences import Preference
 from easyllm.core.artifact import write_whole
+from easyllm.core.conversations import Message
 from easyllm.core.tuning.building import Tuned
 from easyllm.core.tuning.saving import save_adapter, save_model, stored_dtype
 
@@ -25,9 +27,9 @@ def write(out: Path, tuned: Tuned, tokenizer: Any, rows: Sequence[Encoded], star
     else:
         save_adapter(tuned.model, tuned.saved, out)
         tokenizer.save_pretrained(out)
-    said = [[*row.source.prompt, *row.source.chosen] for row in rows if row.source.chosen]
+    said = [_as_row(row.source, row.source.chosen) for row in rows if row.source.chosen]
     if said:
-        lines = [json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in said]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in said]
         write_whole(out / HELD_OUT, "".join(lines))
         return {"path": HELD_OUT, "rows": len(said)}
     before = start.records.get("held_out") or {"path": None, "rows": 0}
@@ -35,3 +37,8 @@ def write(out: Path, tuned: Tuned, tokenizer: Any, rows: Sequence[Encoded], star
         write_whole(out / HELD_OUT, (start.adapter / before["path"]).read_text("utf-8"))
         return before | {"path": HELD_OUT}
     return {"path": None, "rows": 0}
+
+
+def _as_row(row: Preference, answer: Sequence[Message]) -> dict[str, Any]:
+    messages = [*row.prompt, *answer]
+    return {"messages": messages, "tools": list(row.tools)} if row.tools else {"messages": messages}

@@ -21,4 +21,5 @@ class Told(TrainerCallback):
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm") or 0.0)):
             figures = {"step": state.global_step, "loss": logs["loss"], "norm": logs.get("grad_norm")}
             raise failed("ALIGN-012", stage=self._stage, key=f"{self._stage}.learning_rate", rate=self._rate, **figures)
-        self._bar.advance(1, loss=logs["loss"], margin=logs.get("rewards/margins", 0.0))
+        margin = logs.get("rewards/margins")  # none of a step of kto whose answers are all of one kind
+        self._bar.advance(1, loss=logs["loss"], margin="-" if margin is None else margin)

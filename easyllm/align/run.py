@@ -12,11 +12,11 @@ import torch
 from easyllm.align import table, trainers
 from easyllm.align.config import AlignConfig
 from easyllm.align.curve import Row, rows_of, write_curve
-from easyllm.align.encoding import Encoded, audit, encode_rows, fitting
+from easyllm.align.encoding import Encoded, Fitted, audit, encode_rows, fitting
 from easyllm.align.measure import Measured, log_probs, measure
 from easyllm.align.model import Start, build, find
 from easyllm.align.plan import rate_of, reference_of, steps_of
-from easyllm.align.preferences import read_preferences, split
+from easyllm.align.preferences import both_kinds, read_preferences, split
 from easyllm.align.product import write
 from easyllm.align.progress import Told
 from easyllm.core.artifact import Decision, write_whole
@@ -100,17 +100,20 @@ def _prepare(job: Job[AlignConfig], start: Start) -> Rows:
     read = list(read_preferences(job.inputs["data"].files, config.objective, job.stage))
     parts = split(read, config.validation_rows, job.seed, job.stage)
 
-    def fit(part: Any) -> tuple[list[Encoded], list[Encoded]]:
+    def fit(part: Any) -> Fitted:
         encoded = encode_rows(tokenizer, part, job.stage)
         return fitting(encoded, config.sequence_tokens, config.too_long, job.stage) if encoded else ([], [])
 
-    (train, over), (held_out, _) = fit(parts.train), fit(parts.held_out)
-    counted = audit(train, over, parts.same)
+    train, held_out = fit(parts.train), fit(parts.held_out)
+    both_kinds([row.source for row in train[0]], job.stage)  # of kto, whose long answers may all be of one kind
+    counted = audit(train, held_out, parts.same)
     note(say("align_audit", **{name: counted[name] for name in (
         "rows", "pairs", "rows_same", "longest_tokens", "chosen_mean_tokens", "rejected_mean_tokens",
-    )}, over=len(over)))  # fmt: skip
-    decisions = [Decision("held_out_rows", len(held_out), say("why_align_split"))]
-    return Rows(tokenizer, train, held_out, counted, [*decisions, *([template] if template else [])])
+    )}, over=len(train[1])))  # fmt: skip
+    if held_out[1]:
+        note(f"  {say('audit_held_out_dropped', count=len(held_out[1]))}")
+    decisions = [Decision("held_out_rows", len(held_out[0]), say("why_align_split"))]
+    return Rows(tokenizer, train[0], held_out[0], counted, [*decisions, *([template] if template else [])])
 
 
 def _train(

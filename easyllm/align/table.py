@@ -17,17 +17,17 @@ class Line:
     """train or held_out."""
     file: str
     rows: int
-    chosen_before: float
+    chosen_before: float | None
     """Mean log-probability of the chosen answers in nats, before training: the reference of dpo and kto.
 
-    Of a whole answer; for orpo, which knows nothing else, of its average token.
+    Of a whole answer; for orpo, which knows nothing else, of its average token. None where there is no such answer.
     """
-    chosen_after: float
-    rejected_before: float
-    rejected_after: float
-    margin_before: float
-    """Mean reward of chosen minus rejected, before training: zero but for orpo."""
-    margin: float
+    chosen_after: float | None
+    rejected_before: float | None
+    rejected_after: float | None
+    margin_before: float | None
+    """Mean reward of chosen minus rejected, before training: zero but for orpo. None without answers of both kinds."""
+    margin: float | None
     """The same after training. The reward is the objective's own: see ``rewards``."""
     accuracy: float
     """Share of pairs whose chosen answer has the higher reward; of single answers, of those that went the right way."""
@@ -76,16 +76,21 @@ def _line(part: str, file: str, before: Measured, after: Measured, objective: st
         part, file, len(before),
         chosen_before=_mean(before, True), chosen_after=_mean(after, True),
         rejected_before=_mean(before, False), rejected_after=_mean(after, False),
-        margin_before=_mean(first, True) - _mean(first, False), margin=_mean(last, True) - _mean(last, False),
+        margin_before=_margin(first), margin=_margin(last),
         accuracy=sum(right) / len(right),
         preferred_before=_preferred([before[at] for at in pairs]),
         preferred_after=_preferred([after[at] for at in pairs]),
     )  # fmt: skip
 
 
-def _mean(rows: Measured, good: bool) -> float:
+def _mean(rows: Measured, good: bool) -> float | None:
     values = [row[good] for row in rows if good in row]
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values) if values else None
+
+
+def _margin(rewards: Measured) -> float | None:
+    good, bad = _mean(rewards, True), _mean(rewards, False)
+    return None if good is None or bad is None else good - bad
 
 
 def _preferred(pairs: Measured) -> float | None:
@@ -106,9 +111,13 @@ def as_markdown(table: Sequence[Line]) -> str:
 def _row(line: Line) -> str:
     cells = [
         say("align_part_train") if line.part == "train" else say("align_part_held_out"), line.file, str(line.rows),
-        f"{line.chosen_before:.2f}", f"{line.chosen_after:.2f}",
-        f"{line.rejected_before:.2f}", f"{line.rejected_after:.2f}", f"{line.margin_before:+.3f}",
-        f"{line.margin:+.3f}", f"{line.accuracy:.0%}",
-        *("-" if share is None else f"{share:.0%}" for share in (line.preferred_before, line.preferred_after)),
+        *(_cell(value, ".2f") for value in (line.chosen_before, line.chosen_after)),
+        *(_cell(value, ".2f") for value in (line.rejected_before, line.rejected_after)),
+        *(_cell(value, "+.3f") for value in (line.margin_before, line.margin)),
+        *(_cell(share, ".0%") for share in (line.accuracy, line.preferred_before, line.preferred_after)),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def _cell(value: float | None, shape: str) -> str:
+    return "-" if value is None else format(value, shape)

@@ -5,6 +5,7 @@ What each of them does by itself and must not do here is taken away in one place
 * it would tokenise text again: rows come with their ids (trl/trainer/dpo_trainer.py, ``_prepare_dataset``);
 * it would compute the reference by a second adapter or a second model: the log-probabilities of the model as it
   began come as columns, the same for a fresh adapter, an adapter that is trained on, and a full model;
+* its rate of a step is that of the step before, so a warm-up begins with a step of nothing: here it is finetune's;
 * it averages over micro batches of unlike size as if they were alike: here every row of a step weighs the same;
 * its checkpoints grow in place under their last name, and a cut one is taken for whole: here they are renamed;
 * it writes a model card into every checkpoint.
@@ -18,7 +19,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, TrainerCallback, get_scheduler
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_config import KTOConfig
@@ -38,6 +40,8 @@ class _Ours:
     _rows_of_step: tuple[int, int] = (1, 1)
     args: Any
     state: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -50,6 +54,16 @@ class _Ours:
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         return None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The library's curve, read a step later and drawn to the step after the last: no step has rate 0."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            curve = get_scheduler(self.args.lr_scheduler_type, optimizer, warmup, num_training_steps + 1).lr_lambdas[0]
+            self.lr_scheduler = LambdaLR(optimizer, lambda done: curve(done + 1))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]  # TRL's class stands behind

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from easyllm.core.errors import refuse
+
 MANIFEST = "manifest.json"
 
 
@@ -55,13 +57,17 @@ class Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a whole artifact, or None where there is none."""
+    """The manifest of a whole artifact, or None where there is none. UserError INPUT-009 where it is another file."""
     path = directory / MANIFEST
     if not path.is_file():
         return None
-    data = json.loads(path.read_text("utf-8"))
-    data["decisions"] = [Decision(**entry) for entry in data["decisions"]]
-    return Manifest(**data)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        data["decisions"] = [Decision(**entry) for entry in data["decisions"]]
+        return Manifest(**data)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise refuse("INPUT-009", path=str(path), reason=reason) from error
 
 
 def is_whole(directory: Path, manifest: Manifest) -> bool:

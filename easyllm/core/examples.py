@@ -26,6 +26,9 @@ TOGETHER = 256
 SHOWN_FROM = 2_000
 """So many rows take long enough for a progress bar."""
 
+TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What a template raises while it renders: refusals of its own, and faults of the Python in its expressions."""
+
 Labels = Literal["assistant", "last", "all"]
 
 
@@ -61,12 +64,15 @@ class _Text(NamedTuple):
 def encode(
     tokenizer: Any, conversations: Iterable[Conversation], stage: str, labels: Labels = "assistant"
 ) -> list[Example]:
-    """Examples in order. Raises UserError TEMPLATE-001 to TEMPLATE-003 where labels cannot be placed exactly.
+    """Examples in order. Raises UserError TEMPLATE-001 to TEMPLATE-005 where labels cannot be placed exactly.
 
     A conversation whose earlier answers the template rewrites (it may leave out what was thought before them) becomes
     one example for each answer, the way the model will be asked for it.
     """
-    end = turn_end_id(tokenizer)
+    try:
+        end = turn_end_id(tokenizer)
+    except TEMPLATE_ERRORS as error:
+        raise refuse("TEMPLATE-005", stage=stage, reason=str(error)) from error
     if end is None:
         raise refuse("TEMPLATE-003", stage=stage)
     rows = list(conversations)
@@ -93,6 +99,8 @@ def _encode_some(
     ids = iter(tokenizer(wanted, add_special_tokens=False)["input_ids"]) if wanted else iter(())
     whole = [list(next(ids)) for _ in texts]
     for text, tokens in zip(texts, whole, strict=True):
+        if len(tokens) < 2:  # the first token of a row is no label
+            raise _template_refuses(say("template_nothing"), text.source, stage)
         if labels == "all":
             yield Example(tokens, [IGNORED, *tokens[1:]], text.source)
             continue
@@ -129,7 +137,7 @@ def _texts(tokenizer: Any, row: Conversation, labels: Labels, stage: str) -> lis
         if marked(tokenizer.chat_template):
             return [_marked(tokenizer, row, labels, stage)]
         return _by_prefix(tokenizer, row, labels, stage)
-    except (jinja2.TemplateError, TypeError) as error:
+    except TEMPLATE_ERRORS as error:
         raise _template_refuses(str(error), row, stage) from error
 
 

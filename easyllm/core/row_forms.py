@@ -34,12 +34,13 @@ def question_of(instruction: str, extra: str) -> str:
 
 
 def _alpaca(row: dict[str, Any]) -> Said:
-    instruction, extra, output = row["instruction"], row.get("input") or "", row["output"]
+    instruction, extra, output = row["instruction"], row.get("input"), row["output"]
+    extra = "" if extra is None else extra
     if not all(isinstance(text, str) for text in (instruction, extra, output)):
         raise RowFault(say("row_not_texts"))
     if not instruction.strip():
         raise RowFault(say("row_no_instruction"))
-    history = row.get("history") or []
+    history = [] if row.get("history") is None else row["history"]
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise RowFault(say("row_history"))
     said = _system(row)
@@ -89,7 +90,8 @@ def _prompt(row: dict[str, Any]) -> Said:
 
 
 def _system(row: dict[str, Any]) -> list[Any]:
-    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    said = row.get("system")
+    return [] if said is None or said == "" else [{"role": "system", "content": said}]
 
 
 def _list(value: Any, key: str) -> list[Any]:

@@ -1,8 +1,19 @@
 """The base of every typed recipe section. The docstring under a field is its help text everywhere."""
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+
+
+def distinct(values: list[T]) -> list[T]:
+    """For a field in which a name twice would be the same work twice."""
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    if twice:
+        raise PydanticCustomError("given_twice", "{value} is given twice", {"value": str(twice[0])})
+    return values
 
 
 class Section(BaseModel):

@@ -1,6 +1,6 @@
 """What must hold before anything is measured. Pure, no torch."""
 
-import os
+from typing import Any
 
 from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import Problem, UserError, problem
@@ -14,7 +14,7 @@ from easyllm.evaluate.taskfiles import task_files
 
 def check(job: Job[EvaluateConfig]) -> list[Problem]:
     """Every problem that can be known now; a model that is not there yet is passed over."""
-    return [*_nothing(job), *_readable(job), *_unused(job), *_key(job)]
+    return [*_nothing(job), *_readable(job), *_unused(job), *_shots(job), *_key(job)]
 
 
 def _nothing(job: Job[EvaluateConfig]) -> list[Problem]:
@@ -46,12 +46,25 @@ def _unused(job: Job[EvaluateConfig]) -> list[Problem]:
     return [problem("EVAL-018", stage=job.stage, key=f"evaluate.{key}") for key in keys]
 
 
+def _shots(job: Job[EvaluateConfig]) -> list[Problem]:
+    """EVAL-020: more solved examples than a task file has rows beside the one that is asked."""
+    shots = job.config.shots or 0
+    try:
+        files = task_files(job) if shots else []
+    except UserError:
+        return []  # told already
+    few = [file for file in files if len(file.rows) <= shots]
+    told: dict[str, Any] = {"stage": job.stage, "key": "evaluate.shots", "shots": shots}
+    return [problem("EVAL-020", **told, name=file.name, rows=len(file.rows)) for file in few]
+
+
 def _key(job: Job[EvaluateConfig]) -> list[Problem]:
-    """EVAL-019: an endpoint's key that is not in the environment."""
-    variable = job.config.endpoint.key_variable if job.config.endpoint else None
-    if variable is None or os.environ.get(variable):
+    """EVAL-019: an endpoint's key that is not in the environment, or that no request could carry."""
+    endpoint = job.config.endpoint
+    if endpoint is None or endpoint.key_variable is None or endpoint.key():
         return []
-    return [problem("EVAL-019", stage=job.stage, key="evaluate.endpoint.key_variable", variable=variable)]
+    key = "evaluate.endpoint.key_variable"
+    return [problem("EVAL-019", stage=job.stage, key=key, variable=endpoint.key_variable)]
 
 
 def _rows(job: Job[EvaluateConfig]) -> None:

@@ -1,11 +1,12 @@
 """What can be asked of an evaluation."""
 
+import os
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from easyllm.core.inputs import Takes
-from easyllm.core.section import Section
+from easyllm.core.section import Section, distinct
 
 
 class Endpoint(Section):
@@ -20,6 +21,11 @@ class Endpoint(Section):
     timeout_seconds: float = Field(default=120, gt=0)
     """Longest wait for one answer."""
 
+    def key(self) -> str | None:
+        """Without the line's end that a file leaves behind it; None where there is none that a header can carry."""
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        return key if key and key.isascii() and key.isprintable() else None
+
 
 class EvaluateConfig(Section):
     """A tuned model beside its base and its adapter: loss, task scores, and what each says to the same prompts."""
@@ -30,7 +36,7 @@ class EvaluateConfig(Section):
     """The model to compare with; by default the one that the tuned model was made from, if it says so."""
     data: Annotated[list[str] | None, Takes("files", "rows", part="held_out")] = None
     """Held-out instruction rows: instruct, files, folders or globs; by default those that finetune held out."""
-    prompts: list[str] = Field(default=[])
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=[])
     """Questions that both models answer, greedily."""
     prompt_files: Annotated[list[str] | None, Takes("files")] = None
     """More of them: rows {"prompt": text, "expect": text or texts}; an answer with one of those is a hit."""
@@ -38,7 +44,7 @@ class EvaluateConfig(Section):
     """Longest answer in tokens."""
     batch_samples: int = Field(default=8, ge=1)
     """Rows and prompts worked on at once."""
-    tasks: list[str] = Field(default=[])
+    tasks: Annotated[list[str], AfterValidator(distinct)] = Field(default=[])
     """lm-eval tasks by name; nothing is downloaded: data of those it ships comes from ``task_data`` or the cache."""
     task_data: Annotated[str | None, Takes("artifact", foreign=True)] = None
     """A folder with copies of the tasks' data sets by their names on the hub, such as allenai/ai2_arc in it."""

@@ -10,10 +10,13 @@ from typing import Any
 
 import datasets
 import huggingface_hub.constants
+import jinja2
+import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api import task as harness_tasks
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from easyllm.core.errors import refuse
@@ -35,11 +38,13 @@ class Tasks:
     """The tasks of a recipe, loaded once before any model is, so that what is missing is told at once."""
 
     def __init__(self, job: Job[EvaluateConfig], own: Sequence[TaskFile]) -> None:
-        """Raises UserError EVAL-013 for a name that nobody knows and EVAL-014 where a task's data is not here."""
+        """Raises UserError EVAL-013 (a name nobody knows), EVAL-014 (its data is not here) or EVAL-023 (its file)."""
         self._config = job.config
         self._made = TemporaryDirectory()  # holds what is read of task_data, for as long as the tasks are
         names = job.config.tasks
         folder = job.inputs["task_folder"].path if "task_folder" in job.inputs else None
+        if folder:
+            _require_yaml(folder, job.stage)
         with _quiet():
             self._manager = _manager(folder, names)
             unknown = [name for name in names if name not in self._manager.all_tasks]
@@ -53,10 +58,10 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def score(self, speaker: Speaker, tokenizer: Any, bar: Progress) -> Measured:
-        """Every metric of every task for one model."""
+    def score(self, speaker: Speaker, tokenizer: Any, bar: Progress, positions: int | None = None) -> Measured:
+        """Every metric of every task for one model, which holds ``positions`` tokens."""
         config = self._config
-        model = Model(speaker, tokenizer, config, bar)
+        model = Model(speaker, tokenizer, config, bar, positions)
         with _quiet():
             found = simple_evaluate(
                 model=model, tasks=list(self._loaded), task_manager=self._manager, num_fewshot=config.shots,
@@ -65,6 +70,8 @@ class Tasks:
                 fewshot_random_seed=SEED,
             )  # fmt: skip
         assert found is not None
+        if model.cut:
+            note(say("evaluate_cut", count=model.cut, positions=positions))
         return {name: _metrics(values) for name, values in found["results"].items()}
 
     def _of_name(self, job: Job[EvaluateConfig], name: str) -> list[Any]:
@@ -72,7 +79,10 @@ class Tasks:
         try:
             with _copies_in(data, Path(self._made.name)) if data else nullcontext():
                 return list(self._manager.load([name])["tasks"].values())
-        except (OSError, ValueError, KeyError, ImportError) as error:  # datasets' own errors are OSErrors
+        except (jinja2.TemplateError, LookupError, TypeError, AttributeError) as error:  # it renders the first row too
+            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            raise refuse("EVAL-023", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error
+        except (OSError, ValueError, ImportError) as error:  # datasets' own errors are OSErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise refuse("EVAL-014", stage=job.stage, key="evaluate.tasks", name=name, reason=reason) from error
 
@@ -80,9 +90,15 @@ class Tasks:
 class Model(TemplateLM):
     """What lm-eval asks, answered by a Speaker; the same token ids whoever speaks."""
 
-    def __init__(self, speaker: Speaker, tokenizer: Any, config: EvaluateConfig, bar: Progress) -> None:
+    def __init__(
+        self, speaker: Speaker, tokenizer: Any, config: EvaluateConfig, bar: Progress, positions: int | None = None
+    ) -> None:
         super().__init__()
         self.tokenizer, self._speaker, self._config, self._bar = tokenizer, speaker, config, bar
+        # One less: a server that scores has to make a token as well.
+        self._most = positions - 1 if positions else 10**9
+        self.cut = 0
+        """Requests of which the beginning was left out, as lm-eval's own model class does it."""
 
     @property
     def eot_token_id(self) -> int:
@@ -111,24 +127,44 @@ class Model(TemplateLM):
         )  # fmt: skip
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-        pairs = [(context, continuation) for _, context, continuation in requests]
+        pairs = [self._within(context, continuation) for _, context, continuation in requests]
         return self._speaker.score(pairs, self._bar)
+
+    def _within(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Both, less what is too much at the beginning; something always stands before what is scored."""
+        continuation = continuation[-(self._most - 1) :]
+        kept = context[-(self._most - len(continuation)) :]
+        self.cut += len(kept) < len(context)
+        return kept, continuation
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return found
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
-        pairs = [([self.prefix_token_id], ids) for ids in texts]
-        return [total for total, _ in self._speaker.score(pairs, self._bar)]
+        pairs: list[tuple[list[int], list[int]]] = []
+        text_of: list[int] = []
+        for row, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, self._most - 1, context_len=1)
+            for window in map(make_disjoint_window, windows):
+                pairs.append(window)
+                text_of.append(row)
+        found = [0.0] * len(requests)
+        for row, (total, _) in zip(text_of, self._speaker.score(pairs, self._bar), strict=True):
+            found[row] += total
+        return found
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         found = [""] * len(requests)
         longest = [int(r.args[1].get("max_gen_toks", self._config.max_new_tokens)) for r in requests]
         for limit in sorted(set(longest)):
             rows = [row for row, asked in enumerate(longest) if asked == limit]
-            said = self._speaker.say([self.tok_encode(requests[row].args[0]) for row in rows], limit, self._bar)
+            prompts = [self.tok_encode(requests[row].args[0]) for row in rows]
+            most = min(limit, self._most - 1)
+            room = self._most - most
+            self.cut += sum(len(ids) > room for ids in prompts)
+            said = self._speaker.say([ids[-room:] for ids in prompts], most, self._bar)
             for row, ids in zip(rows, said, strict=True):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 stops = requests[row].args[1].get("until") or []
@@ -136,6 +172,20 @@ class Model(TemplateLM):
                     text = text.split(stop)[0] if stop else text
                 found[row] = text
         return found
+
+
+def _require_yaml(folder: Path, stage: str) -> None:
+    """UserError EVAL-023 for the first file that is no YAML: lm-eval would only say that it knows no such task."""
+    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+        try:
+            yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+        except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            reason = str(getattr(error, "problem", None) or error)
+            place = {"file": path, "line": mark.line + 1 if mark else None}
+            raise refuse(
+                "EVAL-023", stage=stage, key="evaluate.task_folder", **place, name=path.stem, reason=reason
+            ) from error
 
 
 def _manager(folder: Path | None, names: Sequence[str]) -> TaskManager:

@@ -34,7 +34,7 @@ def questions(job: Job[EvaluateConfig]) -> list[Question]:
 def _question(row: dict[str, Any], file: Path, line: int) -> Question:
     prompt, expect = row.get("prompt"), row.get("expect", [])
     texts = [expect] if isinstance(expect, str) else expect
-    good = isinstance(prompt, str) and prompt.strip() and isinstance(texts, list)
+    good = isinstance(prompt, str) and prompt.strip() and isinstance(texts, list) and set(row) <= {"prompt", "expect"}
     if not good or not all(isinstance(text, str) and text for text in texts):
         raise refuse("EVAL-002", stage="evaluate", file=file, line=line)
     return Question(str(prompt), tuple(texts))

@@ -1,6 +1,8 @@
 """The scores as a document, as Markdown and as a table on the terminal."""
 
+import html
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,8 +182,14 @@ def _marked(answer: str, hit: bool | None) -> str:
     return answer if hit is None else f"{'✓' if hit else '✗'} {answer}"
 
 
+def _literally(text: str) -> str:
+    """Whatever a model has said, as a cell that shows these very characters and runs none of them."""
+    shown = re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
+    return "<br>".join(" ".join(line.split()) for line in shown.splitlines() if line.strip())
+
+
 def _lines(titles: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+        return "| " + " | ".join(map(_literally, cells)) + " |"
 
     return [line(titles), "|" + " --- |" * len(titles), *[line(row) for row in rows]]

@@ -90,7 +90,10 @@ def _training(history: list[tuple[Manifest, dict[str, Any]]], curve: bool) -> st
     for manifest, inputs in history:
         if manifest.stage not in TRAINERS:
             continue
-        rows += [f"### {manifest.stage}", "| setting | value |\n|---|---|\n" + "\n".join(_settings(manifest.config))]
+        rows += [
+            f"### {manifest.stage}",
+            "| setting | value |\n|---|---|\n" + "\n".join(_settings(_with_a_part(manifest.config))),
+        ]
         rows += ["| data | sha256 |\n|---|---|\n" + "\n".join(_data(inputs))] if inputs else []
         figures = [
             f"| {name} | {value} |" for name, value in manifest.metrics.items() if isinstance(value, int | float)
@@ -98,6 +101,16 @@ def _training(history: list[tuple[Manifest, dict[str, Any]]], curve: bool) -> st
         rows += ["| figure | value |\n|---|---|\n" + "\n".join(figures)] if figures else []
     rows += [f"![training loss]({CURVE})"] if curve else []
     return "\n\n".join(rows) if len(rows) > 1 else ""
+
+
+def _with_a_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the settings of methods and engines that did not train: a reader would take them for what was done."""
+    method, engine = config.get("method"), config.get("engine")
+    idle = {
+        "quantisation": method not in ("int8", "qlora"), "lora": method == "full",
+        "deepspeed": engine != "deepspeed", "fsdp": engine != "fsdp",
+    }  # fmt: skip
+    return {name: value for name, value in config.items() if not (method and idle.get(name))}
 
 
 def _settings(config: dict[str, Any], parents: str = "") -> Iterator[str]:

@@ -1,17 +1,21 @@
 """What must hold before an export. Pure, no torch."""
 
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from easyllm.core.errors import Problem, UserError, problem
-from easyllm.core.families.weights import weight_files
+from easyllm.core.families.weights import headers, weight_files
 from easyllm.core.models import present_model
 from easyllm.core.stage import Job
 from easyllm.export.config import ExportConfig
 from easyllm.export.gguf_files import PACKAGE, architectures, converter
 from easyllm.export.licence import licence_of
 from easyllm.export.v4 import v4_config
+
+SETTINGS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def check(job: Job[ExportConfig]) -> list[Problem]:
@@ -25,7 +29,31 @@ def check(job: Job[ExportConfig]) -> list[Problem]:
     if missing:
         key, what = "export.model", ", ".join(missing)
         return [*problems, problem("EXPORT-001", stage=job.stage, key=key, path=str(directory), what=what)]
-    return problems + _layout(job, directory) + _architecture(job, directory)
+    broken = _unreadable(job, directory)
+    return problems + (broken or _layout(job, directory) + _architecture(job, directory))
+
+
+def _unreadable(job: Job[ExportConfig], directory: Path) -> list[Problem]:
+    """EXPORT-007 for each of the model's files that was cut or is another."""
+    readers: dict[Path, Callable[[Path], Any]] = {
+        directory / name: _values for name in SETTINGS if (directory / name).is_file()
+    }
+    readers |= dict.fromkeys(weight_files(directory), headers)
+    found = []
+    for file, read in readers.items():
+        try:
+            read(file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            found.append(problem("EXPORT-007", stage=job.stage, key="export.model", path=str(file), reason=reason))
+    return found
+
+
+def _values(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text("utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError("an object is needed")
+    return found
 
 
 def _licence(job: Job[ExportConfig]) -> list[Problem]:

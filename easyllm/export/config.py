@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from easyllm.core.inputs import Takes
-from easyllm.core.section import Section
+from easyllm.core.section import Section, distinct
 
 Gguf = Literal["f16", "q8_0", "q4_k_m"]
 SHARE = {"f16": 1.0, "q8_0": 0.54, "q4_k_m": 0.4}
@@ -43,11 +43,11 @@ class ExportConfig(Section):
 
     model: Annotated[str, Takes("model", "model")] = "merge"
     """The model: a stage (merge, convert, a full finetune), a directory, hf:, modelscope: or package:NAME."""
-    layouts: list[Literal["v4"]] = Field(default=["v4"])
+    layouts: Annotated[list[Literal["v4"]], AfterValidator(distinct)] = Field(default=["v4"])
     """Folders for older readers. v4: for transformers 4.51 and TGI 3.3.7, which read wrongly what 5 saves."""
-    v4_packages: str | None = None
+    v4_packages: Annotated[str | None, Takes("artifact", foreign=True)] = None
     """Folder with transformers 4.51.3 of its own, in which layout v4 is proven. Unset: the one in the cache, if any."""
-    gguf: list[Gguf] = Field(default=[])
+    gguf: Annotated[list[Gguf], AfterValidator(distinct)] = Field(default=[])
     """GGUF files for llama.cpp, each proven in llama.cpp itself."""
     card: Card = Card()
     """Fields of the model card."""

@@ -36,11 +36,13 @@ def _directories(path: Path | None, manifest: Manifest | None) -> Iterator[Path]
 
 def _of_card(path: Path) -> str | None:
     """``license`` of a model card's front matter."""
-    text = path.read_text("utf-8") if path.is_file() else ""
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
     if not text.startswith("---\n"):
         return None
     try:
         front = yaml.safe_load(text.split("---\n", 2)[1])
     except yaml.YAMLError:
         return None
-    return str(front["license"]) if isinstance(front, dict) and front.get("license") else None
+    # Several are a choice, or all at once: only a person can say which.
+    found = front.get("license") if isinstance(front, dict) else None
+    return found if isinstance(found, str) and found else None

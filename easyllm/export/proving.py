@@ -11,9 +11,11 @@ from easyllm.export.v4 import READER
 
 def v4_packages(job: Job[ExportConfig]) -> Path | None:
     """The folder that holds the reader's transformers; None where nobody has made it."""
-    asked = job.config.v4_packages
-    folder = Path(asked).expanduser() if asked else default_packages(job.cache_dir)
-    return folder if asked or (folder / "transformers").is_dir() else None
+    asked = job.inputs.get("v4_packages")
+    if asked:
+        return asked.path
+    folder = default_packages(job.cache_dir)
+    return folder if (folder / "transformers").is_dir() else None
 
 
 def default_packages(cache: Path) -> Path:
@@ -30,5 +32,5 @@ def v4_decision(job: Job[ExportConfig]) -> Decision:
     """Whether the layout is proven here, and how it could be."""
     if v4_packages(job) is not None:
         return Decision("layout v4", "proven", say("why_v4_proven", version=READER["transformers"]))
-    how = command(Path(job.config.v4_packages or default_packages(job.cache_dir)))
-    return Decision("layout v4", "unproven", say("why_v4_unproven", command=how))
+    how = say("why_v4_unproven", command=command(default_packages(job.cache_dir)), folder=job.run_dir / job.stage)
+    return Decision("layout v4", "unproven", how)

@@ -28,13 +28,19 @@ def make_v4(model: Path, template: str | None, out: Path) -> None:
     if generation.is_file():
         _write(out / "generation_config.json", _read(generation) | {"transformers_version": READER["transformers"]})
     shutil.copyfile(model / "tokenizer.json", out / "tokenizer.json")
-    _write(out / "tokenizer_config.json", v4_tokenizer_config(_read(model / "tokenizer_config.json"), template))
+    _write(out / "tokenizer_config.json", v4_tokenizer_config(_tokenizer_config(model), template))
     if template:
         # huggingface/text-generation-inference#3247: it reads tokenizer_config.json or chat_template.json, never .jinja
         write_whole(out / "chat_template.jinja", template)
         _write(out / "chat_template.json", {"chat_template": template})
     for file in [*weight_files(model), *model.glob("*.safetensors.index.json")]:
         place(file, out / file.name)
+
+
+def _tokenizer_config(model: Path) -> dict[str, Any]:
+    """Of an older model there may be tokenizer.json alone."""
+    path = model / "tokenizer_config.json"
+    return _read(path) if path.is_file() else {}
 
 
 def v4_config(config: dict[str, Any]) -> dict[str, Any]:

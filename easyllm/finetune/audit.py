@@ -45,6 +45,8 @@ class Audit:
     """Rows whose last label is not the end of the turn: such a row does not teach the model to stop."""
     dropped: list[dict[str, Any]]
     """Rows left out as too long: {"file", "line", "tokens"}."""
+    rows_same: int = 0
+    """Rows of the data whose words stand in an earlier row too, those held out or left out among them."""
     rows_cut: int = 0
     """Rows of which only the beginning is trained on."""
     rows_parted: int = 0
@@ -85,8 +87,8 @@ def fitting(examples: Sequence[Example], limit: int, too_long: str) -> Fitted:
     return Fitted(kept, left_out, cut)
 
 
-def audit(fitted: Fitted, end: int, held_out: Fitted | None = None) -> Audit:
-    """Count labels; ``end`` is the id that closes an answer."""
+def audit(fitted: Fitted, end: int, held_out: Fitted | None = None, same: int = 0) -> Audit:
+    """Count labels; ``end`` is the id that closes an answer, ``same`` what ``split`` counted."""
     examples = fitted.kept
     last = [next((label for label in reversed(e.labels) if label != IGNORED), None) for e in examples]
     return Audit(
@@ -97,6 +99,7 @@ def audit(fitted: Fitted, end: int, held_out: Fitted | None = None) -> Audit:
         rows_without_labels=sum(label is None for label in last),
         rows_without_end=sum(not _closed(e.labels, end) for e in examples),
         dropped=_places(fitted.left_out),
+        rows_same=same,
         rows_cut=fitted.cut,
         rows_parted=_parted([*examples, *fitted.left_out]),
         sources=_sources(examples),

@@ -61,6 +61,7 @@ def write(out: Path, counted: Audit, tokenizer: Any, examples: list[Example]) ->
 
 def _warnings(counted: Audit) -> list[str]:
     found = {
+        "audit_same": counted.rows_same,
         "audit_cut": counted.rows_cut,
         "audit_dropped": len(counted.dropped),
         "audit_without_end": counted.rows_without_end,

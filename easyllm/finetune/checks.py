@@ -6,10 +6,11 @@ from typing import Any
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.messages import say
 from easyllm.core.stage import Job
-from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
+from easyllm.core.tuning.layers import Header, covered_problems, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 from easyllm.finetune import nodes
 from easyllm.finetune.config import FinetuneConfig
+from easyllm.finetune.order import rows_in_all
 from easyllm.finetune.sources import data_files, data_rows, readable
 from easyllm.finetune.split import split
 from easyllm.finetune.template import template_problems
@@ -64,11 +65,15 @@ def _validation(job: Job[FinetuneConfig]) -> list[Problem]:
 def _rows(job: Job[FinetuneConfig]) -> list[Problem]:
     if not readable(job):
         return []
+    config = job.config
     try:
-        split(list(data_rows(job)), job.config.validation_rows, job.seed, data_files(job))
+        train = split(list(data_rows(job)), config.validation_rows, job.seed, data_files(job)).train
     except UserError as error:
         return list(error.problems)
-    return []
+    if rows_in_all((row.share for row in train), config.epochs):
+        return []
+    figures: dict[str, Any] = {"rows": len(train), "epochs": config.epochs}
+    return [problem("DATA-007", stage=job.stage, key="finetune.data", **figures)]
 
 
 def _base(job: Job[FinetuneConfig], header: Header) -> list[Problem]:
@@ -90,6 +95,7 @@ def _layers(config: FinetuneConfig, header: Header, stage: str) -> list[Problem]
     if lora.save_modules == "auto":
         return problems
     problems += save_problems(lora.save_modules, [*header.modules, "lm_head"], stage)
+    problems = problems or covered_problems(lora.targets, lora.save_modules, header.linear, stage)
     bits = {"int8": 8, "qlora": 4}.get(config.method)
     stored = [name for name in lora.save_modules if any(f".{name}." in f".{path}." for path in header.linear)]
     if bits and stored:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -11,6 +11,8 @@ from easyllm.core.tuning.config import Batch, Lora, Method, Quantisation
 
 class Weighted(Section):
     """Rows that an epoch sees more or less often than once."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     rows: Annotated[list[str] | str, Takes("files", "rows")]
     """Files, folders, globs, or instruct."""
@@ -40,6 +42,8 @@ class DeepSpeed(Section):
 
 class FinetuneConfig(Section):
     """Instruction rows and a model become an adapter or a model; the loss stands on the answers only."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     HOW: ClassVar[frozenset[str]] = frozenset({"checkpoint_every_steps"})
 

@@ -11,6 +11,7 @@ from easyllm.core.errors import StageFailed
 from easyllm.core.launch import run_ranks
 from easyllm.core.messages import say
 from easyllm.core.nodes.launch import elsewhere
+from easyllm.core.progress import note
 from easyllm.core.stage import Job
 from easyllm.core.tuning.building import Tuned, build
 from easyllm.finetune.config import FinetuneConfig
@@ -83,12 +84,15 @@ def _take(model: Any, weights: Named) -> None:
 
 
 def _published(config: FinetuneConfig, watch: dict[str, Any], stopped_early: bool) -> list[Decision]:
-    """Which weights these are, where there was a choice."""
+    """Which weights these are, where there was a choice; told on the terminal too."""
     best, loss = watch["best_step"], watch["best_loss"]
     decisions = []
     if stopped_early:
         why = say("why_stopped_early", patience=config.validation.patience, step=best, loss=loss)
         decisions.append(Decision("early stop", True, why))
+        note(say("stopped_early", why=why))
     if config.validation.keep_best and best is not None:
-        decisions.append(Decision("weights of step", best, say("why_best_step", loss=loss)))
+        why = say("why_best_step", loss=loss)
+        decisions.append(Decision("weights of step", best, why))
+        note(say("best_step", step=best, why=why))
     return decisions

@@ -21,28 +21,36 @@ class Step:
 
 
 def order(
-    lengths: Sequence[int], global_samples: int, epochs: int, seed: int, shares: Sequence[Share] | None = None
-) -> list[Step]:
+    lengths: Sequence[int], global_samples: int, epochs: int, seed: int, shares: Sequence[Share] | None = None,
+    max_steps: int | None = None,
+) -> list[Step]:  # fmt: skip
     """Every row as often in an epoch as its share weighs; the last step of an epoch takes the rows that are left.
 
     A weight of 2 puts a row into two different steps of an epoch; 0.5 takes half of its share's rows and the other
-    half in the next epoch. Without ``shares`` every row is seen once an epoch.
+    half in the next epoch. Without ``shares`` every row is seen once an epoch. No more than ``max_steps`` steps.
     """
     taken = list(shares) if shares is not None else [Share()] * len(lengths)
     turns = {share: _turns(taken, share, seed) for share in dict.fromkeys(taken)}
     steps: list[Step] = []
     for epoch in range(1, epochs + 1):
+        if max_steps is not None and len(steps) >= max_steps:
+            break
         draw = random.Random(f"{seed}-{epoch}")
         rows = sorted(row for share, turn in turns.items() for row in _of_epoch(turn, share.weight, epoch))
         draw.shuffle(rows)
         steps += [Step(epoch, tuple(batch)) for batch in _batches(rows, lengths, global_samples, draw)]
-    return steps
+    return steps[:max_steps]
 
 
 def rows_in_epoch(shares: Iterable[Share], epoch: int) -> int:
     """How many rows an epoch, counted from 1, sees."""
     counted = Counter(shares)
     return sum(len(range(*_window(rows, share.weight, epoch))) for share, rows in counted.items())
+
+
+def rows_in_all(shares: Iterable[Share], epochs: int) -> int:
+    """How many rows all epochs together see; 0 where the weights are too small for a single one."""
+    return sum(_window(rows, share.weight, epochs)[1] for share, rows in Counter(shares).items())
 
 
 def _turns(shares: Sequence[Share], share: Share, seed: int) -> list[int]:

@@ -1,10 +1,12 @@
 """What finetuning will do, in numbers. Pure, no torch."""
 
 from collections import Counter
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.conversations import Share
 from easyllm.core.messages import say
 from easyllm.core.nodes.commands import commands
 from easyllm.core.nodes.launch import elsewhere
@@ -53,19 +55,25 @@ def _rows(job: Job[FinetuneConfig]) -> dict[str, Any]:
         return {}
     parts = split(list(data_rows(job)), job.config.validation_rows, job.seed, data_files(job))
     shares = [row.share for row in parts.train]
-    seen = [rows_in_epoch(shares, epoch) for epoch in range(1, job.config.epochs + 1)]
-    steps = sum(ceil(rows / job.config.batch.global_samples) for rows in seen)
     counted = Counter(shares)
     weighed = any(share.weight != 1 for share in counted)
     sources = [f"{share.entry} ({rows:,} x {share.weight:g})" for share, rows in counted.items()] if weighed else []
-    steps = min(steps, job.config.max_steps or steps)
     return {
-        **({"rows by weight": ", ".join(sources), "rows in an epoch": seen[0]} if sources else {}),
+        **({"rows by weight": ", ".join(sources), "rows in an epoch": rows_in_epoch(shares, 1)} if sources else {}),
         "rows to train on": len(parts.train),
         "rows held out": len(parts.held_out),
         "epochs": job.config.epochs,
-        "optimizer steps": steps,
+        "optimizer steps": _steps(shares, job.config),
     }
+
+
+def _steps(shares: Sequence[Share], config: FinetuneConfig) -> int:
+    steps = 0
+    for epoch in range(1, config.epochs + 1):
+        steps += ceil(rows_in_epoch(shares, epoch) / config.batch.global_samples)
+        if config.max_steps and steps >= config.max_steps:
+            return config.max_steps
+    return steps
 
 
 def _memory(config: FinetuneConfig, header: Header, trained: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from easyllm.core.batches import padding_id
 from easyllm.core.chat import seal, turn_end_id
 from easyllm.core.deepspeed_ops import prebuild
-from easyllm.core.errors import UserError
+from easyllm.core.errors import UserError, refuse
 from easyllm.core.models import local_model, quiet_libraries
 from easyllm.core.nodes.checks import outside_mount
 from easyllm.core.nodes.launch import elsewhere
@@ -18,7 +18,7 @@ from easyllm.finetune.curve import write_curve
 from easyllm.finetune.handover import at_work
 from easyllm.finetune.launch import train
 from easyllm.finetune.nodes import launch_of
-from easyllm.finetune.order import order
+from easyllm.finetune.order import order, rows_in_all
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.rows import Rows, prepare
 from easyllm.finetune.training import Row
@@ -44,9 +44,10 @@ def run(job: Job[FinetuneConfig]) -> Result:
 
     write_curve(curve, job.out)
     product.write(job.out, tuned, rows)
+    metrics = _metrics(curve, rows, tuned, job.config.validation.keep_best)
     return Result(
         kind=tuned.kind,
-        metrics=_metrics(curve, rows, tuned) | {"training_seconds": round(trained.seconds, 1)},
+        metrics=metrics | {"training_seconds": round(trained.seconds, 1)},
         decisions=[
             *tuned.decisions,
             *trained.decisions,
@@ -61,7 +62,9 @@ def _work(job: Job[FinetuneConfig], directory: Path, rows: Rows, device: str, dt
     config = job.config
     lengths = [len(example.ids) for example in rows.train]
     shares = [example.source.share for example in rows.train]
-    steps = order(lengths, config.batch.global_samples, config.epochs, job.seed, shares)[: config.max_steps]
+    if not rows_in_all(shares, config.epochs):  # a row that was too long may have been the one to be drawn
+        raise refuse("DATA-007", stage=job.stage, key="finetune.data", rows=len(shares), epochs=config.epochs)
+    steps = order(lengths, config.batch.global_samples, config.epochs, job.seed, shares, config.max_steps)
     cpu_adam = config.engine == "deepspeed" and config.deepspeed.offload_optimizer == "cpu"
     return Work(
         config=config, directory=directory, seed=job.seed, device=device, dtype=dtype, tokens=len(rows.tokenizer),
@@ -71,15 +74,17 @@ def _work(job: Job[FinetuneConfig], directory: Path, rows: Rows, device: str, dt
     )  # fmt: skip
 
 
-def _metrics(curve: list[Row], rows: Rows, tuned: Tuned) -> dict[str, Any]:
+def _metrics(curve: list[Row], rows: Rows, tuned: Tuned, keep_best: bool) -> dict[str, Any]:
+    """``held_out_loss`` is that of the weights that are published."""
     measured = [row.held_out_loss for row in curve if row.held_out_loss is not None]
+    best = min(measured, default=None)
     return {
         "steps": len(curve),
         "first_loss": curve[0].loss,
         "last_loss": curve[-1].loss,
-        **({"held_out_loss": measured[-1], "best_held_out_loss": min(measured)} if measured else {}),
+        **({"held_out_loss": best if keep_best else measured[-1], "best_held_out_loss": best} if measured else {}),
         "rows": rows.audit.rows,
-        "rows_same": rows.same,
+        "rows_same": rows.audit.rows_same,
         "rows_dropped": len(rows.audit.dropped),
         "label_tokens": rows.audit.label_tokens,
         "label_share": round(rows.audit.share, 4),

@@ -1,6 +1,7 @@
 """The rows of every entry of finetune.data, each with how often an epoch sees it."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from easyllm.core.conversations import Conversation, Share, read_conversations
@@ -32,6 +33,18 @@ def readable(job: Job[FinetuneConfig]) -> bool:
 def data_rows(job: Job[FinetuneConfig]) -> Iterator[Conversation]:
     """Every row. Raises UserError as ``read_conversations`` does."""
     for role, weight in _entries(job):
+        names = _names(job.inputs[role].files)
         for file in job.inputs[role].files:
             # One share a file, so that a weight holds within each of them and the audit counts each.
-            yield from read_conversations([file], job.stage, Share(f"{role}: {file.name}", weight))
+            yield from read_conversations([file], job.stage, Share(f"{role}: {names[file]}", weight))
+
+
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    """What each file is called: its name, after as many of its folders as tell it from the others."""
+    found = Counter(name for file in set(files) for name in _tails(file))
+    return {file: next((name for name in _tails(file) if found[name] == 1), file.as_posix()) for file in files}
+
+
+def _tails(file: Path) -> Iterator[str]:
+    """rows.jsonl, one/rows.jsonl, data/one/rows.jsonl, ..."""
+    return (Path(*file.parts[-count:]).as_posix() for count in range(1, len(file.parts) + 1))

@@ -55,9 +55,13 @@ def read_template(file: Path, stage: str, key: str) -> str:
         import jinja2
 
         try:
-            jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(portable(text))
+            # Not only parsed: a filter that does not exist, or a break outside of a loop, is found by compiling alone.
+            jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).from_string(portable(text))
         except jinja2.TemplateSyntaxError as error:
-            raise UserError(problem("TEMPLATE-011", **place, line=error.lineno, reason=error.message)) from error
+            reason = str(error.message).rstrip(".")
+            raise UserError(problem("TEMPLATE-011", **place, line=error.lineno, reason=reason)) from error
+        except SyntaxError as error:
+            raise UserError(problem("TEMPLATE-011", **place, reason=error.msg)) from error
     return text
 
 

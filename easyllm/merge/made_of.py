@@ -42,4 +42,4 @@ def _licence(directory: Path) -> str | None:
     except yaml.YAMLError:
         return None
     found = head.get("license") if isinstance(head, dict) else None
-    return None if found is None else str(found)
+    return found if isinstance(found, str) else None

@@ -12,7 +12,7 @@ from easyllm.core.artifact import Decision, write_whole
 from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import UserError, failed
 from easyllm.core.families.shards import write_shards
-from easyllm.core.families.weights import HfFiles
+from easyllm.core.families.weights import HfFiles, equal_files
 from easyllm.core.memory import give_memory_back
 from easyllm.core.messages import say
 from easyllm.core.models import load_model, local_model, quiet_libraries, recorded_base
@@ -24,9 +24,11 @@ from easyllm.merge.checks import check
 from easyllm.merge.config import MergeConfig
 from easyllm.merge.made_of import made_of
 from easyllm.merge.proof import Proof, Said, ask, ask_pair, computes_exactly, require_change
-from easyllm.merge.sources import sources
+from easyllm.merge.sources import require_published, sources
 from easyllm.merge.weights import Merged, changes_nothing
 
+NOISES = 2
+"""A change that is no larger than so many times what the order of sums moves is none: an adapter and its opposite."""
 EXACT = ".exact"
 """The merged weights in fp32, beside those in the base's precision, until both have been compared."""
 
@@ -38,6 +40,7 @@ def run(job: Job[MergeConfig]) -> Result:
     if problems:
         raise UserError(*problems)
     found = sources(job)
+    require_published(found)
     records = found[0].records
     base = recorded_base(records["base"], job.cache_dir, job.stage, found[0].key)
     directory = local_model(base, job.cache_dir, job.stage)
@@ -46,6 +49,8 @@ def run(job: Job[MergeConfig]) -> Result:
     tokenizer = load_tokenizer(found[0].path)
 
     dtypes = _write(job, directory)
+    if equal_files(directory, job.out):
+        raise failed("MERGE-001", stage="merge", base=base.ref)
     ends = save_beside(tokenizer, directory, job.out)
     _require_seal(job.out, records["template"]["hash"])
     give_memory_back()  # of the files just written
@@ -106,6 +111,8 @@ def _result(job: Job[MergeConfig], origin: dict[str, Any], proof: Proof, dtypes:
     found = sources(job)
     parity = proof.require()
     change = compare(proof.merged.logits, proof.before.logits, ("merged", "base"), proof.tolerance)
+    if change.max_logit_difference <= NOISES * parity.max_logit_difference:
+        raise failed("MERGE-001", stage="merge", base=found[0].records["base"]["ref"])
     rounding = proof.rounding()
     training = proof.training_rounding()
     report = {

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyllm.core.errors import Problem, problem
+from easyllm.core.digest import of_file
+from easyllm.core.errors import Problem, problem, refuse
+from easyllm.core.families.weights import headers
 from easyllm.core.inputs import Input
 from easyllm.core.stage import Job
 from easyllm.merge.config import MergeConfig
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ALIKE = {
     "base": lambda records: records["base"]["digest"],
     "quantisation": lambda records: records.get("quantisation"),
@@ -40,7 +43,7 @@ class Source:
 
     def settings(self) -> dict[str, Any]:
         """PEFT's configuration of the adapter."""
-        found: dict[str, Any] = json.loads((self.path / "adapter_config.json").read_text("utf-8"))
+        found: dict[str, Any] = json.loads((self.path / CONFIG).read_text("utf-8"))
         return found
 
 
@@ -57,12 +60,14 @@ def sources(job: Job[MergeConfig]) -> list[Source]:
 
 
 def source_problems(found: list[Source]) -> list[Problem]:
-    """MERGE-010 to MERGE-012, of those sources that exist."""
+    """MERGE-010 to MERGE-012 and MERGE-017, of those sources that exist."""
     there = [source for source in found if source.input.manifest]
     whole = [source for source in there if source.input.manifest and source.input.manifest.kind == "model"]
     if whole:
         return [problem("MERGE-010", stage="merge", key=s.key, ref=s.input.ref) for s in whole]
-    problems = []
+    problems = [found for source in there for found in _unreadable(source)]
+    if problems:
+        return problems
     for source in there[1:]:
         for what, of in _ALIKE.items():
             if of(source.records) != of(there[0].records):
@@ -71,6 +76,27 @@ def source_problems(found: list[Source]) -> list[Problem]:
     if len(found) > 1 or found[0].weight != 1:
         problems += [p for source in there for p in _alone(source)]
     return problems
+
+
+def _unreadable(source: Source) -> list[Problem]:
+    """MERGE-017 where a file of the adapter is not there, was cut or is another."""
+    try:
+        source.settings()["peft_type"]
+        headers(source.path / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [problem("MERGE-017", stage="merge", key=source.key, ref=source.input.ref, reason=reason)]
+    return []
+
+
+def require_published(found: list[Source]) -> None:
+    """UserError MERGE-018 where an adapter's files are no longer those that its manifest tells of."""
+    for source in found:
+        assert source.input.manifest is not None
+        for entry in source.input.manifest.outputs:
+            if entry["path"] in (CONFIG, WEIGHTS) and of_file(source.path / entry["path"]) != entry["sha256"]:
+                file = source.path / entry["path"]
+                raise refuse("MERGE-018", stage="merge", key=source.key, ref=source.input.ref, path=str(file))
 
 
 def _alone(source: Source) -> list[Problem]:

@@ -16,12 +16,12 @@ from easyllm.core.families.weights import Weights
 from easyllm.core.tuning import vocabulary
 from easyllm.core.tuning.quantised import settings
 from easyllm.core.tuning.targets import meta_model
-from easyllm.merge.sources import Source
+from easyllm.merge.sources import WEIGHTS, Source
 
 
 def changes_nothing(found: Sequence[Source]) -> bool:
     """Whether the adapters' files hold nothing but additions of zero."""
-    return not any(source.weight and _changes(source.path / "adapter_model.safetensors") for source in found)
+    return not any(source.weight and _changes(source.path / WEIGHTS) for source in found)
 
 
 def _changes(path: Path) -> bool:

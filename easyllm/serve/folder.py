@@ -68,7 +68,7 @@ def folder_adapters(config: ServeConfig) -> dict[str, Input]:
         path, role = Path(written).expanduser().absolute(), f"adapters.{name}"
         if not path.is_dir():
             raise refuse("INPUT-001", stage="serve", key=f"serve.{role}", ref=written, path=str(path))
-        manifest = manifest_of(path)
+        manifest = read_manifest(path)
         digest = manifest.digest if manifest else of_value(str(path))
         found[role] = Input(role, written, "artifact", path=path, manifest=manifest, digest=digest)
     return found
@@ -77,28 +77,19 @@ def folder_adapters(config: ServeConfig) -> dict[str, Input]:
 def find_model(folder: Path) -> tuple[Path, Manifest | None]:
     """The model that ``folder`` is, or the newest that merge has published in ``folder`` or one folder below."""
     folder = folder.expanduser().absolute()
-    manifest = manifest_of(folder)
+    manifest = read_manifest(folder)
     if manifest and manifest.kind != "model":
         raise refuse("INPUT-004", stage="serve", key="serve.model", ref=str(folder), kind=manifest.kind, wanted="model")
     if manifest or (folder / "config.json").is_file():
         return folder, manifest
     runs = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
-    found = [(made, run / "merge") for run in runs if (made := manifest_of(run / "merge")) and made.kind == "model"]
+    found = [(made, run / "merge") for run in runs if (made := read_manifest(run / "merge")) and made.kind == "model"]
     if not found:
         raise refuse("SERVE-020", stage="serve", path=str(folder))
     manifest, model = max(found, key=lambda pair: pair[0].ended)
     if len(found) > 1:
         note(say("serve_newest", path=model, count=len(found), ended=manifest.ended))
     return model, manifest
-
-
-def manifest_of(directory: Path) -> Manifest | None:
-    """Its manifest, None where it has none. Raises UserError SERVE-022 where that file is something else."""
-    try:
-        return read_manifest(directory)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = str(error) or type(error).__name__
-        raise refuse("SERVE-022", stage="serve", path=str(directory / MANIFEST), reason=reason) from error
 
 
 @contextmanager

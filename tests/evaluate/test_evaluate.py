@@ -78,7 +78,7 @@ def test_what_was_taught_is_answered_by_the_tuned_model_only(tuned: Path) -> Non
     report = (out / "report.md").read_text("utf-8")
     tables = [line for line in report.splitlines() if line.startswith("|")]
     assert report.count("✓ The door is red.") == 2  # the adapter's and the merged model's
-    assert "| a \\| b [bold]c |" in report
+    assert r"| a \| b<br>\[bold\]c |" in report
     assert all(line.replace("\\|", "").count("|") in (5, 6) for line in tables)
 
 
@@ -111,7 +111,14 @@ def test_nothing_to_evaluate_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [{"question": "?"}, {"prompt": ""}, {"prompt": "?", "expect": 4}, {"prompt": "?", "expect": [""]}]
+    "row",
+    [
+        {"question": "?"},
+        {"prompt": ""},
+        {"prompt": "?", "expect": 4},
+        {"prompt": "?", "expect": [""]},
+        {"prompt": "?", "expected": "a"},
+    ],
 )
 def test_a_bad_prompt_row_is_named_by_line(tmp_path: Path, row: dict[str, Any]) -> None:
     write_base(tmp_path / "base")
@@ -143,3 +150,21 @@ def test_rows_of_the_recipe_replace_those_that_were_held_out(tuned: Path) -> Non
     found, _ = evaluate(tuned, data=["rows.jsonl"])
     assert found["held_out_rows"] == len(ROWS)
     assert found["tuned_loss"] < 0.5 * found["base_loss"]  # most of these rows were trained on
+
+
+def test_what_is_longer_than_the_models_is_refused_by_line_and_number(tmp_path: Path) -> None:
+    write_base(tmp_path / "base", "gpt2")
+    rows = [{"instruction": "What? " * 300, "output": "x"}, {"instruction": "What?", "output": "x"}]
+    write_rows(tmp_path / "long.jsonl", rows)
+    asked = {"model": "base", "data": ["long.jsonl"], "prompts": ["hi"], "max_new_tokens": 400}
+    with pytest.raises(UserError) as refused:
+        publish(make_job(tmp_path, "evaluate", asked))
+    assert [(p.code, p.line) for p in refused.value.problems] == [("EVAL-021", 1), ("EVAL-022", None)]
+    assert "hold 256" in str(refused.value)
+
+
+def test_a_cell_of_the_report_shows_what_was_said_and_runs_none_of_it() -> None:
+    from easyllm.evaluate.report import _literally
+
+    said = _literally("<img src=x onerror=alert(1)> **bold** a|b\n\n`code`")
+    assert said == r"&lt;img src=x onerror=alert(1)&gt; \*\*bold\*\* a\|b<br>\`code\`"

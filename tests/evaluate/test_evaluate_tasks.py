@@ -219,3 +219,50 @@ def test_answers_match_as_the_row_says() -> None:
     assert not matches("red.", row)
     assert matches("so RED.", row | {"match": "contains"})
     assert not matches("red", row | {"match": "regex"})
+
+
+def test_more_solved_examples_than_rows_are_refused(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "choices.jsonl", CHOICES)
+    asked = {"model": "base", "task_files": ["choices.jsonl"]}
+    job = make_job(tmp_path, "evaluate", asked | {"shots": len(CHOICES)})
+    assert [(p.code, p.key) for p in check(job)] == [("EVAL-020", "evaluate.shots")]
+    assert check(make_job(tmp_path, "evaluate", asked | {"shots": len(CHOICES) - 1})) == []
+
+
+def test_a_task_given_twice_is_refused(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    with pytest.raises(ValueError, match="colours is given twice"):
+        make_job(tmp_path, "evaluate", {"model": "base", "tasks": ["colours", "colours"]})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ('doc_to_text: "{{question"', r"colours is written wrongly: TemplateSyntaxError"),
+        ('doc_to_text: "{{no.such.key}}"', r"colours is written wrongly: UndefinedError: 'no' is undefined"),
+        ("metric_list: [{metric: nonsense}]", r"colours is written wrongly: KeyError"),
+        ("tag: [open", r"colours is written wrongly: expected .*colours.yaml:\d+\)"),
+    ],
+)
+def test_a_task_that_is_written_wrongly_is_named_before_a_model_is_loaded(
+    tuned: Path, tmp_path: Path, wrong: str, told: str
+) -> None:
+    key = wrong.partition(":")[0]
+    lines = [line for line in YAML.splitlines() if not line.startswith(key)]
+    (tmp_path / "colours.yaml").write_text("\n".join([*lines, wrong]) + "\n")
+    (tmp_path / "rows.py").write_text(ROWS_PY)
+    with pytest.raises(UserError, match=f"EVAL-023.*{told}"):
+        evaluate(tuned, model="base", tasks=["colours"], task_folder=str(tmp_path))
+
+
+def test_a_task_longer_than_the_model_loses_its_beginning_and_says_so(
+    tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [{**row, "question": "What colour? " * 300 + str(row["question"])} for row in CHOICES]
+    asked = [{**row, "prompt": "What is number 4? " * 300 + str(row["prompt"])} for row in GENERATED]
+    write_rows(tuned / "long.jsonl", long)
+    write_rows(tuned / "asked.jsonl", asked)
+    found, _ = evaluate(tuned, model="base", task_files=["long.jsonl", "asked.jsonl"], max_new_tokens=8)
+    assert {"tuned_long_acc", "tuned_asked_acc"} <= set(found)
+    assert "9 requests of tasks were longer than the 256 tokens" in capsys.readouterr().err

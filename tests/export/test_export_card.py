@@ -82,3 +82,21 @@ def test_a_path_of_this_machine_is_only_a_name() -> None:
     assert [nameless(text) for text in ("/home/me/rows.jsonl", "data/rows.jsonl", "hf:org/name")] == [
         "rows.jsonl", "data/rows.jsonl", "hf:org/name",
     ]  # fmt: skip
+
+
+def test_several_licences_or_letters_of_another_encoding_are_no_licence(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    job = make_job(tmp_path, "export", {"model": "base"})
+    (base / "README.md").write_bytes(b"---\nlicense: [mit, apache-2.0]\n---\n\xe9\n")
+    assert licence_of(job) is None
+    (base / "README.md").write_bytes(b"---\nlicense: mit\n---\n\xe9\n")
+    assert licence_of(job) is not None
+
+
+def test_the_card_tells_only_of_settings_that_had_a_part(tmp_path: Path) -> None:
+    from easyllm.export.card import _with_a_part
+
+    shown = _with_a_part(dict(tune(tmp_path, epochs=1).config))
+    assert {"lora", "method", "engine"} <= set(shown)
+    assert not {"quantisation", "deepspeed"} & set(shown)
+    assert "quantisation" in _with_a_part({"method": "qlora", "quantisation": {"double": True}})

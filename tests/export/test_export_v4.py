@@ -115,3 +115,34 @@ def test_what_is_missing_is_said_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "base" / "tokenizer.json").unlink()
     problems = check(make_job(tmp_path, "export", {"model": "base"}))
     assert [p.code for p in problems] == ["EXPORT-020", "EXPORT-001"]
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"]
+)
+def test_a_model_with_a_broken_file_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    base = write_base(tmp_path / "base")
+    whole = (base / name).read_bytes()
+    for broken in (whole[: len(whole) // 2], b"[]"):
+        (base / name).write_bytes(broken)
+        problems = check(make_job(tmp_path, "export", {"model": "base", "card": MIT}))
+        assert [p.code for p in problems] == ["EXPORT-007"]
+        assert name in str(problems[0])
+
+
+def test_a_folder_of_packages_is_looked_for_beside_the_recipe(tmp_path: Path) -> None:
+    from easyllm.export.proving import v4_packages as chosen
+
+    write_base(tmp_path / "base")
+    asked = {"model": "base", "card": MIT, "v4_packages": "packages"}
+    with pytest.raises(UserError, match="INPUT-001"):
+        make_job(tmp_path, "export", asked)
+    (tmp_path / "packages" / "transformers").mkdir(parents=True)
+    assert chosen(make_job(tmp_path, "export", asked)) == tmp_path / "packages"
+
+
+def test_a_form_asked_for_twice_is_refused(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    for twice in ({"gguf": ["f16", "f16"]}, {"layouts": ["v4", "v4"]}):
+        with pytest.raises(ValueError, match="is given twice"):
+            make_job(tmp_path, "export", {"model": "base"} | twice)

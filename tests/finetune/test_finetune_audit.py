@@ -55,22 +55,28 @@ def test_every_length_stands_in_one_bar() -> None:
 def test_the_audit_is_printed_and_written_with_rows_as_they_are_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", [*ROWS[:3], {"instruction": "Show ````code````.", "output": "```x```"}])
+    write_rows(
+        tmp_path / "rows.jsonl", [*ROWS[:3], ROWS[0], {"instruction": "Show ````code````.", "output": "```x```"}]
+    )
     changes: dict[str, Any] = {"epochs": 1, "labels": "last", "sequence_tokens": 60}
     tune(tmp_path, **changes)
-    assert "█" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "█" in told
+    assert "1 rows say the same as an earlier row" in told
     out = tmp_path / "run" / "finetune"
     shown = (out / "label_audit.md").read_text("utf-8")
     assert "rows.jsonl:1" in shown
+    assert "- 1 rows say the same as an earlier row" in shown
     assert "⟦The door is red.<|end|>⟧" in shown
     record = json.loads((out / "label_audit.json").read_text("utf-8"))
     assert record["sources"] == [
         {
             "source": "data: rows.jsonl",
             "weight": 1.0,
-            "rows": 4,
+            "rows": 5,
             "tokens": record["tokens"],
             "label_tokens": record["label_tokens"],
         }
     ]
-    assert sum(bar["rows"] for bar in record["lengths"]) == record["rows"] == 4
+    assert sum(bar["rows"] for bar in record["lengths"]) == record["rows"] == 5
+    assert record["rows_same"] == 1

@@ -62,6 +62,13 @@ def test_the_same_talk_in_every_form_is_the_same_conversation(tmp_path: Path) ->
     assert [row.given for row in found] == [0, 0, 0, 0, 4, 0]
 
 
+def test_what_an_alpaca_row_leaves_empty_is_not_there(tmp_path: Path) -> None:
+    empty = {"instruction": "q", "output": "a", "input": "", "system": "", "history": []}
+    none = {"instruction": "q", "output": "a", "input": None, "system": None, "history": None}
+    found = read(tmp_path, empty, none, {"instruction": "q", "output": "a"})
+    assert len({row.digest for row in found}) == 1
+
+
 def test_a_prompt_and_a_completion_as_texts_are_a_question_and_its_answer(tmp_path: Path) -> None:
     (row,) = read(tmp_path, {"prompt": "Add 2 and 3.", "completion": "5"})
     assert [(m["role"], m["content"]) for m in row.messages] == [("user", "Add 2 and 3."), ("assistant", "5")]
@@ -114,6 +121,11 @@ def test_a_written_row_reads_as_the_same_conversation(tmp_path: Path) -> None:
             "calls of message 2",
         ),
         ({"instruction": "q", "output": "a", "history": ["hello"]}, "DATA-002", "read as Alpaca, history"),
+        ({"instruction": "q", "output": "a", "input": 0}, "DATA-002", "must be texts"),
+        ({"instruction": "q", "output": "a", "history": ""}, "DATA-002", "read as Alpaca, history"),
+        ({"instruction": "q", "output": "a", "history": {}}, "DATA-002", "read as Alpaca, history"),
+        ({"instruction": "q", "output": "a", "system": False}, "DATA-002", "read as Alpaca, message 1"),
+        ({"prompt": "q", "completion": "a", "system": []}, "DATA-002", "message 1"),
         ({"prompt": "q", "completion": [{"role": "assistant", "content": "a"}]}, "DATA-002", "two texts or two lists"),
         ({"prompt": " ", "completion": "a"}, "DATA-002", "the prompt is empty"),
         ({"messages": TALK, "tools": "add, multiply"}, "DATA-002", "tools is not"),

@@ -129,6 +129,20 @@ def test_a_grown_vocabulary_is_trained_saved_and_merged(tmp_path: Path, family: 
     assert not torch.equal(merged.get_input_embeddings().weight[:rows], _embedding(tmp_path / "base"))
 
 
+@pytest.mark.parametrize("saved", [[], ["o_proj"], ["lm_head"]])
+def test_a_grown_vocabulary_is_saved_and_merged_whatever_list_of_layers_is_given(
+    tmp_path: Path, saved: list[str]
+) -> None:
+    write_base(tmp_path / "base")
+    rows = grow_tokenizer(tmp_path / "base")
+    manifest = tune(tmp_path, max_steps=2, lora=FINETUNE["lora"] | {"save_modules": saved})
+    pair = load_adapted(tmp_path / "run" / "finetune", manifest.records, tmp_path / "base", torch.float32)
+    publish(make_job(tmp_path, "merge", {}))
+    merged = load_model(tmp_path / "run" / "merge", torch.float32)
+    assert (logits(merged) - logits(pair)).abs().max() < 1e-4
+    assert merged.config.vocab_size == rows + 2
+
+
 def _embedding(base: Path) -> torch.Tensor:
     found: torch.Tensor = load_model(base, torch.float32).get_input_embeddings().weight
     return found

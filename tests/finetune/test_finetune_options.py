@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from easyllm.core.batches import pack, pad
 from easyllm.core.errors import UserError
@@ -64,7 +65,9 @@ def held_out(folder: Path) -> dict[int, float]:
         return {int(r["step"]): float(r["held_out_loss"]) for r in csv.DictReader(file) if r["held_out_loss"]}
 
 
-def test_the_best_measurement_is_published_and_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
+def test_the_best_measurement_is_published_and_training_stops_when_it_gets_no_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = {
         "validation_rows": 4,
         "epochs": 30,
@@ -79,7 +82,23 @@ def test_the_best_measurement_is_published_and_training_stops_when_it_gets_no_be
     assert said["weights of step"] == best
     assert said["early stop"] is True
     assert manifest.metrics["steps"] == best + 4 < 30 * 3
-    assert manifest.metrics["best_held_out_loss"] == measured[best]
+    assert manifest.metrics["best_held_out_loss"] == manifest.metrics["held_out_loss"] == measured[best]
+    told = capsys.readouterr().err
+    assert "finetune: stopped early: no better held-out loss" in told
+    assert f"the weights of step {best} are published" in told
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "key",
+    ["learning_rate", "weight_decay", "max_gradient_norm", "neftune_alpha", "warmup_ratio", "lora.alpha",
+     "lora.dropout", "quantisation.int8_threshold", "data"],
+)  # fmt: skip
+def test_numbers_that_are_infinite_or_none_are_refused(key: str, number: float) -> None:
+    section, _, inner = key.partition(".")
+    value: Any = {inner: number} if inner else number
+    with pytest.raises(ValidationError, match="finite"):
+        config_of(**{section: [{"rows": "rows.jsonl", "weight": number}] if key == "data" else value})
 
 
 def test_bf16_on_a_cpu_is_computed_and_says_what_it_costs(tmp_path: Path) -> None:

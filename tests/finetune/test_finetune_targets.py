@@ -62,6 +62,21 @@ def test_a_regular_expression_matches_whole_paths(tmp_path: Path) -> None:
         choose(base, "c_attn")
 
 
+@pytest.mark.parametrize("targets", ["auto", ["up_proj"], r".*\.mlp\..*"])
+def test_layers_trained_whole_that_leave_none_for_the_adapter_are_refused(
+    tmp_path: Path, targets: str | list[str]
+) -> None:
+    base = write_base(tmp_path / "base")
+    write_rows(tmp_path / "rows.jsonl")
+    saved = ["self_attn", "mlp"] if targets == "auto" else ["mlp"]
+    lora = {"targets": targets, "save_modules": saved}
+    (found,) = check(make_job(tmp_path, "finetune", FINETUNE | {"lora": lora}))
+    assert (found.code, found.key) == ("TARGET-006", "finetune.lora.save_modules")
+    with pytest.raises(UserError, match="TARGET-006"):
+        choose(base, targets, saved)
+    assert len(choose(base, "auto", ["mlp"]).paths) == 2 * 4
+
+
 TINY = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = TINY | {"num_key_value_heads": 2}
 SPLIT = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -9,8 +9,9 @@ import pytest
 from easyllm.core.chat import load_tokenizer, render, seal, turn_end_id
 from easyllm.core.conversations import Conversation, read_conversations
 from easyllm.core.errors import UserError
-from easyllm.core.examples import IGNORED, Example, encode
+from easyllm.core.examples import IGNORED, Example, Labels, encode
 from easyllm.core.templates import CHATML_TOKENS, marked, our_template, portable
+from easyllm.finetune.rows import prepare
 from tiny_tune import CHATML, FINETUNE, ROWS, check, make_job, tiny_tokenizer, tune, write_base, write_rows
 
 # Thoughts stay in the last answer and are dropped from earlier ones, as reasoning models' templates do.
@@ -33,6 +34,7 @@ CALLING: dict[str, Any] = {
         {"role": "assistant", "content": "It is 5."},
     ],
 }
+LABELS: tuple[Labels, ...] = ("assistant", "last", "all")
 
 
 def read(tmp_path: Path, rows: list[dict[str, Any]]) -> list[Conversation]:
@@ -120,6 +122,54 @@ def test_a_template_that_passes_over_tools_is_refused(tmp_path: Path, template: 
     assert words in found.what
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m['content'].encode('ascii')",
+        "'{1}'.format(m['content'])",
+        "1 // (m['content'] | length - 6)",
+        "none.role.name",
+    ],
+)
+def test_a_template_that_fails_on_a_row_names_it(tmp_path: Path, expression: str) -> None:
+    words = "你好你好你好"
+    fails = "{% for m in messages if m['content'] == '" + words + "' %}{{ " + expression + " }}{% endfor %}"
+    row = {"instruction": words, "output": "5"}
+    for labels in LABELS:
+        with pytest.raises(UserError) as refused:
+            encode(tiny_tokenizer(template=CHATML + fails), read(tmp_path, [ROWS[0], row]), "finetune", labels)
+        (found,) = refused.value.problems
+        assert (found.code, found.line) == ("TEMPLATE-001", 2)
+
+
+def test_a_row_of_which_the_template_writes_nothing_is_refused(tmp_path: Path) -> None:
+    short = CHATML.replace("%}{{ '<|start|>' +", "%}{% if message['content'] | length < 60 %}{{ '<|start|>' +", 1)
+    tokenizer = tiny_tokenizer(template=short.replace("'\n' }}{% endfor", "'\n' }}{% endif %}{% endfor", 1))
+    long = {"instruction": "word " * 60, "output": "word " * 60}
+    for labels in LABELS:
+        with pytest.raises(UserError) as refused:
+            encode(tokenizer, read(tmp_path, [ROWS[0], long]), "finetune", labels)
+        (found,) = refused.value.problems
+        assert (found.code, found.line) == ("TEMPLATE-001" if labels == "all" else "TEMPLATE-002", 2)
+
+
+def test_a_template_that_wants_a_system_message_first_is_refused(tmp_path: Path) -> None:
+    wants = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+    with pytest.raises(UserError, match=r"TEMPLATE-005.*system first"):
+        encode(tiny_tokenizer(template=wants + CHATML), read(tmp_path, [ROWS[3]]), "finetune")
+
+
+def test_a_template_that_could_not_be_sealed_is_refused_before_training(tmp_path: Path) -> None:
+    # The golden conversations of the seal are not of ASCII alone, as these rows are.
+    strict = CHATML.replace("message['content'] +", "message['content'].encode('ascii').decode('ascii') +")
+    (tmp_path / "mine.jinja").write_text(strict, "utf-8")
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "rows.jsonl", ROWS[:2])
+    job = make_job(tmp_path, "finetune", FINETUNE | {"template_file": "mine.jinja"})
+    with pytest.raises(UserError, match="TEMPLATE-005"):
+        prepare(job, tmp_path / "base")
+
+
 def test_labels_stand_on_the_last_answer_or_on_everything(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     rows = read(tmp_path, [ROWS[3], {"prompt": ROWS[3]["messages"][:4], "completion": ROWS[3]["messages"][4:]}])
@@ -158,6 +208,8 @@ def test_a_template_file_is_used_sealed_and_saved(tmp_path: Path) -> None:
         ({"template": "plain"}, CHATML, "TEMPLATE-010", None),
         ({}, "{% for m in messages %}\n{{ m['content'] }\n{% endfor %}", "TEMPLATE-011", 2),
         ({}, " \n", "TEMPLATE-011", None),
+        ({}, "{% for m in messages %}\n{{ m['content'] | trimm }}{% endfor %}", "TEMPLATE-011", 2),
+        ({}, "{{ messages[0]['content'] }}{% break %}", "TEMPLATE-011", None),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_before_anything_runs(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from easyllm.core.conversations import Share
-from easyllm.finetune.order import order, rows_in_epoch
+from easyllm.core.errors import UserError
+from easyllm.finetune.order import order, rows_in_all, rows_in_epoch
 from easyllm.finetune.plan import plan
 from easyllm.finetune.sources import data_rows
 from tiny_tune import FINETUNE, ROWS, check, make_job, tune, write_base, write_rows
@@ -39,6 +40,39 @@ def test_rows_of_equal_length_twice_in_an_epoch_never_meet() -> None:
     steps = order([7] * 12, 4, 3, 5, [TWICE] * 12)
     assert all(len(set(step.rows)) == 4 for step in steps)
     assert len(steps) == 18
+
+
+def test_steps_beyond_the_last_one_are_never_made(tmp_path: Path) -> None:
+    shares = [ONE, HALF] * 9
+    assert order([7] * 18, 4, 10**9, 1, shares, 5) == order([7] * 18, 4, 3, 1, shares)[:5]
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "rows.jsonl")
+    figures = plan(make_job(tmp_path, "finetune", FINETUNE | {"epochs": 10**9, "max_steps": 5})).figures
+    assert figures["optimizer steps"] == 5
+
+
+def test_weights_that_draw_no_row_in_any_epoch_are_refused(tmp_path: Path) -> None:
+    assert rows_in_all([HALF], 1) == 0
+    assert rows_in_all([HALF], 2) == 1
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "rows.jsonl")
+    small: dict[str, Any] = {"data": [{"rows": "rows.jsonl", "weight": 0.001}]}
+    job = make_job(tmp_path, "finetune", FINETUNE | small)
+    (found,) = check(job)
+    assert (found.code, found.params["rows"]) == ("DATA-007", len(ROWS))
+    with pytest.raises(UserError, match="DATA-007"):  # of rows that no check could read
+        tune(tmp_path, **small)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_rows(tmp_path / folder / "rows.jsonl", ROWS[:3])
+    write_rows(tmp_path / "few.jsonl", ROWS[:3])
+    job = make_job(tmp_path, "finetune", FINETUNE | {"data": ["one", "two/rows.jsonl", "few.jsonl"]})
+    shares = dict.fromkeys(row.share.entry for row in data_rows(job))
+    assert list(shares) == ["data: one/rows.jsonl", "data: two/rows.jsonl", "data: few.jsonl"]
 
 
 def test_a_weight_of_one_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from easyllm.core.chat import load_tokenizer, seal
 from easyllm.core.errors import StageFailed, UserError
 from easyllm.core.models import load_model
-from tiny_tune import check, make_job, publish, tune, write_base
+from tiny_tune import check, make_job, publish, tell_of_files, tune, write_base
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt2", "float32"), ("llama", "bfloat16")])
@@ -62,9 +62,41 @@ def test_a_merge_that_changes_nothing_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "run" / "finetune" / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({n: torch.zeros_like(t) if "lora_B" in n else t for n, t in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"MERGE-018.*adapter_model.safetensors is not the file"):
+        publish(make_job(tmp_path, "merge", {}))
+    tell_of_files(file.parent)
     with pytest.raises(StageFailed, match=r"MERGE-001.*equal those of its base"):
         publish(make_job(tmp_path, "merge", {}))
     assert not (tmp_path / "run" / "merge").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_that_cancel_each_other_are_no_model(tmp_path: Path, dtype: str) -> None:
+    write_base(tmp_path / "base", dtype=dtype)
+    tune(tmp_path)
+    both = [{"adapter": "finetune", "weight": 1}, {"adapter": "finetune", "weight": -1}]
+    with pytest.raises(StageFailed, match="MERGE-001"):
+        publish(make_job(tmp_path, "merge", {"adapters": both}))
+    assert not (tmp_path / "run" / "merge").exists()
+
+
+def test_an_adapter_with_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
+    tune(tmp_path, epochs=1)
+    adapter = tmp_path / "run" / "finetune"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        whole = (adapter / name).read_bytes()
+        for broken in (whole[: len(whole) // 2], b"[]", b""):
+            (adapter / name).write_bytes(broken)
+            for asked in ({"adapter": str(adapter)}, {"adapters": [{"adapter": str(adapter), "weight": 0.5}]}):
+                assert [p.code for p in check(make_job(tmp_path, "merge", asked))] == ["MERGE-017"], (name, broken[:9])
+        (adapter / name).unlink()
+        with pytest.raises(UserError, match=f"MERGE-017.*{name}"):
+            publish(make_job(tmp_path, "merge", {}))
+        (adapter / name).write_bytes(whole)
+    assert check(make_job(tmp_path, "merge", {})) == []
+    (adapter / "manifest.json").write_text('{"kind": "adapter"}')
+    with pytest.raises(UserError, match=r"INPUT-009.*KeyError: 'decisions'"):
+        make_job(tmp_path, "merge", {})
 
 
 def test_pit_19_an_adapter_is_merged_only_on_the_base_it_was_trained_on(tmp_path: Path) -> None:

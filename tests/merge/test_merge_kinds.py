@@ -14,7 +14,7 @@ from easyllm.core.models import load_model
 from easyllm.core.tuning.quantised import load_base
 from easyllm.merge.weights import Merged
 from tiny_families import make_model
-from tiny_tune import check, make_job, publish, tiny_tokenizer, tune, write_base
+from tiny_tune import check, make_job, publish, tell_of_files, tiny_tokenizer, tune, write_base
 
 NF4 = {"bits": 4, "type": "nf4", "double": True, "compute_dtype": "float32"}
 INT8 = {"bits": 8, "threshold": 6.0, "compute_dtype": "float32"}
@@ -206,6 +206,7 @@ def test_a_layer_that_the_base_lacks_stops_the_merge(tmp_path: Path) -> None:
     file = tmp_path / "run" / "finetune" / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({n.replace("layers.1.", "layers.7."): t for n, t in weights.items()}, file, {"format": "pt"})
+    tell_of_files(file.parent)
     with pytest.raises(StageFailed, match="MERGE-015"):
         publish(make_job(tmp_path, "merge", {}))
     assert not (tmp_path / "run" / "merge").exists()

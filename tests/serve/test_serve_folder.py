@@ -76,7 +76,7 @@ def test_a_manifest_of_another_program_is_refused(serve_model: Path, tmp_path: P
     model = shutil.copytree(serve_model, tmp_path / "model")
     for text in ("{not json", "[]", '{"version": 2}'):
         (model / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match=r"SERVE-022 .*manifest\.json"):
+        with pytest.raises(UserError, match=r"INPUT-009 .*manifest\.json"):
             folder_job(model, [])
 
 

@@ -51,13 +51,13 @@ class HfFiles:
         else:
             if not (directory / SINGLE).is_file():
                 raise FileNotFoundError(directory / SINGLE)
-            self._file_of = dict.fromkeys(_headers(directory / SINGLE), SINGLE)
+            self._file_of = dict.fromkeys(headers(directory / SINGLE), SINGLE)
 
     @cached_property
     def _header(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for file in sorted(set(self._file_of.values())):
-            found |= _headers(self._directory / file)
+            found |= headers(self._directory / file)
         return found
 
     def names(self) -> list[str]:
@@ -99,10 +99,29 @@ class Rounded:
         return self._weights.read(name).to(self._dtype)
 
 
-def _headers(path: Path) -> dict[str, dict[str, Any]]:
-    """dtype, shape and data_offsets by tensor name: a safetensors file begins with them."""
+def equal_files(first: Path, second: Path) -> bool:
+    """Whether two directories hold the same numbers under the same names; it reads until the first that differs."""
+    import torch
+
+    left, right = HfFiles(first), HfFiles(second)
+    if set(left.names()) != set(right.names()):
+        return False
+    return all(left.shape(n) == right.shape(n) and torch.equal(left.read(n), right.read(n)) for n in left.names())
+
+
+def headers(path: Path) -> dict[str, dict[str, Any]]:
+    """dtype, shape and data_offsets by tensor name: a safetensors file begins with them.
+
+    Raises ValueError where the file is another one or was cut.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(size))
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError(f"{path.name} announces a header of {length:,} bytes and has {size:,}")
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
     header.pop("__metadata__", None)
+    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != size:
+        raise ValueError(f"{path.name} is cut: {size:,} bytes of {end:,}")
     return header

@@ -78,7 +78,7 @@ def _lora(
     grown = vocabulary.grow(base, tokens)
     if grown:
         decisions.append(_grown(base, rows))
-    saved, tied = _saved(base, asked, grown and config.lora.save_modules == "auto")
+    saved, tied = _saved(base, asked, grown)
     _require_trainable(base, saved, stage)
     model = _with_adapter(base, config, chosen, saved, tied)
     if not quiet:
@@ -101,7 +101,10 @@ def _grown(model: Any, before: int) -> Decision:
 
 
 def _saved(base: Any, asked: list[str], grown: bool) -> tuple[list[str], bool]:
-    """(names of the layers that are trained whole, whether embeddings and head are one of them and stay tied)."""
+    """(names of the layers that are trained whole, whether embeddings and head are one of them and stay tied).
+
+    Where the vocabulary grew these two are among them, asked for or not: the new rows stand in no other file.
+    """
     ends = vocabulary.ends(base)
     named = [path for path in ends if hit(asked, [path])]
     if not grown and not named:

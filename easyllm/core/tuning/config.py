@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from easyllm.core.section import Section
 
@@ -11,6 +11,8 @@ Method = Literal["lora", "full", "int8", "qlora"]
 
 class Lora(Section):
     """The adapter: beside each target layer stands a pair of small matrices, and only they are trained."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1)
     """Inner width of the pair; trained parameters grow with it."""
@@ -26,11 +28,13 @@ class Lora(Section):
     dora: bool = False
     """Train the length of every weight row besides its direction (DoRA, arXiv 2402.09353)."""
     save_modules: Literal["auto"] | list[str] = "auto"
-    """Layers trained whole beside the adapter; auto: embeddings and head where the vocabulary grew, else none."""
+    """Layers trained whole beside the adapter; auto: none. Embeddings and head always are where the vocabulary grew."""
 
 
 class Quantisation(Section):
     """How the frozen base of int8 and qlora is stored; bitsandbytes does it, on GPUs and on CPUs."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     four_bit_type: Literal["nf4", "fp4"] = "nf4"
     """Of qlora: the sixteen values a weight may take (QLoRA, arXiv 2305.14314)."""

@@ -142,6 +142,22 @@ def target_problems(targets: list[str] | str, linear: list[str], stage: str = "f
     return [problem("TARGET-001", **place, unknown=", ".join(unknown) or "[]", known=known)]
 
 
+def inside(path: str, modules: Iterable[str]) -> bool:
+    """Whether the layer is one of ``modules`` or stands in one; they are named by any part of their path."""
+    return any(f".{name}." in f".{path}." for name in modules)
+
+
+def covered_problems(
+    targets: list[str] | str, saved: list[str], linear: list[str], stage: str = "finetune"
+) -> list[Problem]:
+    """TARGET-006 when every target stands in a layer that is trained whole, and no adapter would stand anywhere."""
+    chosen = linear if targets == "auto" else hit(targets, linear)
+    if not chosen or not all(inside(path, saved) for path in chosen):
+        return []
+    place: dict[str, Any] = {"stage": stage, "key": f"{stage}.lora.save_modules"}
+    return [problem("TARGET-006", **place, saved=", ".join(saved), targets=", ".join(last_names(chosen)))]
+
+
 def save_problems(saved: list[str], modules: Iterable[str], stage: str = "finetune") -> list[Problem]:
     """TARGET-004 when some of the ``saved`` layers are none of the ``modules``."""
     paths = list(modules)

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import UserError
 from easyllm.core.messages import say
-from easyllm.core.tuning.layers import hit, last_names, save_problems, target_problems
+from easyllm.core.tuning.layers import covered_problems, hit, inside, last_names, save_problems, target_problems
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,18 @@ def linear_layers(directory: Path) -> list[str]:
 def choose(directory: Path, asked: str | list[str], saved: list[str] | None = None, stage: str = "finetune") -> Targets:
     """The layers that ``asked`` means: auto, names, or a regular expression that matches whole paths.
 
-    ``saved`` are layers that are trained whole; no adapter stands on them. Raises UserError TARGET-001 to TARGET-004.
+    ``saved`` are layers that are trained whole; no adapter stands on them.
+    Raises UserError TARGET-001 to TARGET-004 and TARGET-006.
     """
     model = meta_model(directory)
     linear, saved = _linear(model), saved or []
     problems = [] if asked == "auto" else target_problems(asked, linear, stage)
     problems += save_problems(saved, [name for name, _ in model.named_modules()], stage)
+    problems = problems or covered_problems(asked, saved, linear, stage)
     if problems:
         raise UserError(*problems)
     left = _stacked(model)
-    free = [path for path in linear if not _inside(path, saved)]
+    free = [path for path in linear if not inside(path, saved)]
     if asked == "auto":
         names = last_names(free) if not saved else free
         why = say("why_auto_targets_left", left=", ".join(left)) if left else say("why_auto_targets")
@@ -79,7 +81,3 @@ def _stacked(model: Any) -> list[str]:
     """Last two names of the weights that hold all experts of a layer: mlp.experts.gate_up_proj is one."""
     names = (name for name, weight in model.named_parameters() if weight.dim() == 3)
     return list(dict.fromkeys(".".join(name.split(".")[-2:]) for name in names))
-
-
-def _inside(path: str, saved: list[str]) -> bool:
-    return any(f".{name}." in f".{path}." for name in saved)

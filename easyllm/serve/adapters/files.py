@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from easyllm.core.artifact import Manifest, read_manifest
 from easyllm.core.errors import Problem, UserError, problem, refuse
+from easyllm.core.families.weights import headers
 from easyllm.core.messages import say
 from easyllm.core.tuning.layers import Header, last_names, unknown_targets
 
@@ -85,10 +85,10 @@ def read_files(name: str, path: Path, key: str) -> AdapterFiles:
     """The adapter in ``path``. Raises UserError SERVE-050 where it is none, SERVE-051 where it is more than LoRA."""
     try:
         config = json.loads((path / CONFIG).read_text("utf-8"))
-        shapes = _tensor_shapes(path / WEIGHTS)
+        shapes = {name: tuple(entry["shape"]) for name, entry in headers(path / WEIGHTS).items()}
         files = AdapterFiles(name, path, config, shapes, read_manifest(path))
         numbers = [config["r"], config["lora_alpha"]] if isinstance(config, dict) else []
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         missing = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else ""
         reason = missing or f"{type(error).__name__}: {error}"
         raise refuse("SERVE-050", stage="serve", key=key, name=name, path=str(path), reason=reason) from error
@@ -102,21 +102,6 @@ def read_files(name: str, path: Path, key: str) -> AdapterFiles:
         reason = say("adapter_not_pairs", file=WEIGHTS)
         raise refuse("SERVE-050", stage="serve", key=key, name=name, path=str(path), reason=reason)
     return files
-
-
-def _tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """From the header of a safetensors file: 8 bytes with its length, then JSON."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        if length > size:
-            raise ValueError(f"{file.name} announces a header of {length:,} bytes and has {size:,}")
-        header = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    ends = [entry["data_offsets"][1] for entry in header.values()]
-    if max(ends, default=0) + 8 + length != size:
-        raise ValueError(f"{file.name} is cut: {size:,} bytes of {max(ends, default=0) + 8 + length:,}")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
 def more_than_lora(files: AdapterFiles) -> list[str]:
