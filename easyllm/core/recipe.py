@@ -3,6 +3,7 @@
 import difflib
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.messages import say
 from easyllm.core.section import Section
 
 Keys = tuple[str | int, ...]
@@ -64,21 +66,26 @@ def read(path: Path) -> tuple[dict[str, Any], Source]:
     if not isinstance(data, dict):
         raise UserError(problem("RECIPE-002", reason="not a mapping of sections", file=path, line=1))
     lines: dict[Keys, int] = {}
-    _mark(node, (), lines)
+    twice: list[Problem] = []
+    for keys, line in _lines(node, ()):
+        if keys in lines:  # YAML's reader would take the last one without a word
+            reason = say("key_twice", key=".".join(map(str, keys)), line=lines[keys])
+            twice.append(problem("RECIPE-002", reason=reason, file=path, line=line))
+        lines.setdefault(keys, line)
+    if twice:
+        raise UserError(*twice)
     return data, Source(path, lines)
 
 
-def _mark(node: Any, at: Keys, lines: dict[Keys, int]) -> None:
-    """Collect the line of every key below ``node``, a YAML node."""
+def _lines(node: Any, at: Keys) -> Iterator[tuple[Keys, int]]:
+    """The line of every key below ``node``, a YAML node, in the file's order."""
     if isinstance(node.value, list):
         for index, child in enumerate(node.value):
-            if isinstance(child, tuple):
-                key, value = child
-                lines[(*at, key.value)] = key.start_mark.line + 1
-                _mark(value, (*at, key.value), lines)
-            else:
-                lines[(*at, index)] = child.start_mark.line + 1
-                _mark(child, (*at, index), lines)
+            name, inner, mark = (
+                (child[0].value, child[1], child[0]) if isinstance(child, tuple) else (index, child, child)
+            )
+            yield (*at, name), mark.start_mark.line + 1
+            yield from _lines(inner, (*at, name))
 
 
 def _override(data: dict[str, Any], source: Source, override: str) -> None:
@@ -101,6 +108,8 @@ def _override(data: dict[str, Any], source: Source, override: str) -> None:
             place[key] = inner
         place = inner
     place[keys[-1]] = value
+    for old in [known for known in source.lines if known[: len(keys)] == keys]:
+        del source.lines[old]  # of what the override has replaced
     source.lines[keys] = 0  # line 0 stands for the command line
 
 

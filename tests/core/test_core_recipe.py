@@ -34,6 +34,20 @@ def test_several_mistakes_are_reported_together(tmp_path: Path) -> None:
     assert {"RECIPE-003", "RECIPE-004", "RECIPE-006"} <= codes
 
 
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nseed: 1\ncorpus:\n  text_key: a\n  input: [b]\n  text_key: c\nseed: 2\n")
+    found = problems_of(path)
+    assert [(entry["code"], entry["line"]) for entry in found] == [("RECIPE-002", 6), ("RECIPE-002", 7)]
+    assert "`corpus.text_key` stands in line 4 already" in str(found[0]["message"])
+
+
+def test_what_an_override_replaces_has_no_line_any_more(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nserve:\n  ask:\n    - a\n")
+    assert {entry["file"] for entry in problems_of(path, "serve.ask=[1]") if entry["key"] == "serve.ask.0"} == {
+        "command line"
+    }
+
+
 def test_override_wins_and_its_mistakes_name_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "name: x\nseed: 1\n")
     assert open_project(path, ["seed=7"]).recipe.seed == 7
