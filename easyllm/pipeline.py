@@ -293,4 +293,9 @@ def not_ready(job: Job[Any]) -> list[Problem]:
 
 
 def _module(stage: str, name: str) -> Any:
+    if name == "run":
+        import logging
+
+        # Imported along, it asks people to install kernels that it does well without.
+        logging.getLogger("bitsandbytes").setLevel("ERROR")
     return importlib.import_module(f"easyllm.{stage}.{name}")
