@@ -7,7 +7,7 @@ from easyllm.align.preferences import read_preferences, split
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.rows import few
 from easyllm.core.stage import Job
-from easyllm.core.tuning.layers import Header, read_header, save_problems, target_problems
+from easyllm.core.tuning.layers import Header, covered_problems, read_header, save_problems, target_problems
 from easyllm.core.tuning.methods import bitsandbytes_problems, idle_keys
 
 
@@ -84,7 +84,9 @@ def _base(job: Job[AlignConfig]) -> list[Problem]:
         problems += target_problems(config.lora.targets, header.linear, job.stage)
     if config.lora.save_modules != "auto":
         # A file lacks the head that is its embedding; whether there is one is found by the run.
-        problems += save_problems(config.lora.save_modules, [*header.modules, "lm_head"], job.stage)
+        saved = config.lora.save_modules
+        problems += save_problems(saved, [*header.modules, "lm_head"], job.stage)
+        problems = problems or covered_problems(config.lora.targets, saved, header.linear, job.stage)
     return problems
 
 

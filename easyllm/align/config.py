@@ -22,7 +22,7 @@ class AlignConfig(Section):
     """Rows {"prompt", "chosen", "rejected"}, texts or lists of messages, in files, folders or globs.
 
     Without a prompt, chosen and rejected are whole conversations that part somewhere. kto takes rows
-    {"prompt", "completion", "label": true or false} too.
+    {"prompt", "completion", "label": true or false} too. A row's "system" and "tools" are read as finetune reads them.
     """
     objective: Objective = "dpo"
     """dpo: away from the start only as far as the pairs ask (arXiv 2305.18290); orpo: no reference, it learns the

@@ -202,6 +202,13 @@ def test_the_positions_of_the_base_below_an_adapter_are_checked(tmp_path: Path) 
     assert (found.code, found.params["limit"]) == ("TRAIN-003", 256)
 
 
+def test_layers_trained_whole_that_leave_none_for_the_adapter_are_refused(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    write_rows(tmp_path / "pairs.jsonl", PAIRS)
+    lora = {"targets": ["q_proj"], "save_modules": ["self_attn"]}
+    assert [p.code for p in check(make_job(tmp_path, "align", ALIGN | {"lora": lora}))] == ["TARGET-006"]
+
+
 def test_a_head_that_is_the_embedding_may_be_trained_whole(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_rows(tmp_path / "pairs.jsonl", PAIRS)
