@@ -39,11 +39,11 @@ def test_after_a_failed_pass_a_new_worker_answers_as_the_old_one_did(
             lost = asyncio.run(crowd())
         assert all(isinstance(error, EngineFailed) and error.status in (500, 503) for error in lost)
         assert "the device is lost" in str(lost[0])
-        assert becomes(lambda: found.engine.trouble is None)
+        assert becomes(lambda: found.engine.restarts == 1)  # its trouble may not be known yet when the requests fail
+        assert found.engine.trouble is None
         assert len(proven) == 1
         assert "restarting" in str(proven[0])
         assert found.engine._manager is not dead
-        assert found.engine.restarts == 1
         assert dead.batch_processor is None  # its cache is free
         assert found.engine.running == 0
         assert [token.id for token in found.say(PROMPT, 20)] == [token.id for token in wanted]
@@ -76,7 +76,7 @@ def test_a_request_that_came_too_late_for_the_worker_to_fail_it_is_told_the_same
         monkeypatch.setattr(found.engine._manager, "_fail_all_remaining_requests", lambda *told: None)
         with failing(long_model, passes=1), pytest.raises(EngineFailed, match="the device is lost"):
             found.say(PROMPT)
-        assert becomes(lambda: found.engine.trouble is None)
+        assert becomes(lambda: found.engine.restarts == 1)
 
 
 def test_a_new_worker_with_other_words_is_not_let_in(long_model: Any) -> None:
