@@ -157,14 +157,17 @@ class Model(TemplateLM):
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         found = [""] * len(requests)
-        longest = [int(r.args[1].get("max_gen_toks", self._config.max_new_tokens)) for r in requests]
+        prompts, longest = [], []
+        for request in requests:
+            asked = int(request.args[1].get("max_gen_toks", self._config.max_new_tokens))
+            ids = self.tok_encode(request.args[0])
+            kept = ids[-max(self._most - asked, self._most // 2) :]  # an answer never takes more than half of the room
+            self.cut += len(kept) < len(ids)
+            prompts.append(kept)
+            longest.append(min(asked, self._most - len(kept)))
         for limit in sorted(set(longest)):
-            rows = [row for row, asked in enumerate(longest) if asked == limit]
-            prompts = [self.tok_encode(requests[row].args[0]) for row in rows]
-            most = min(limit, self._most - 1)
-            room = self._most - most
-            self.cut += sum(len(ids) > room for ids in prompts)
-            said = self._speaker.say([ids[-room:] for ids in prompts], most, self._bar)
+            rows = [row for row, most in enumerate(longest) if most == limit]
+            said = self._speaker.say([prompts[row] for row in rows], limit, self._bar)
             for row, ids in zip(rows, said, strict=True):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 stops = requests[row].args[1].get("until") or []

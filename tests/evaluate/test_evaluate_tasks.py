@@ -266,3 +266,29 @@ def test_a_task_longer_than_the_model_loses_its_beginning_and_says_so(
     found, _ = evaluate(tuned, model="base", task_files=["long.jsonl", "asked.jsonl"], max_new_tokens=8)
     assert {"tuned_long_acc", "tuned_asked_acc"} <= set(found)
     assert "9 requests of tasks were longer than the 256 tokens" in capsys.readouterr().err
+
+
+def test_an_answer_longer_than_the_model_leaves_the_prompt_its_half() -> None:
+    from types import SimpleNamespace
+
+    from easyllm.evaluate.config import EvaluateConfig
+    from easyllm.evaluate.harness import Model
+
+    asked: list[tuple[list[list[int]], int]] = []
+
+    def say(prompts: list[list[int]], longest: int, bar: Any) -> list[list[int]]:
+        asked.append((prompts, longest))
+        return [[1] for _ in prompts]
+
+    words = SimpleNamespace(encode=lambda text, **_: list(range(len(text))), decode=lambda ids, **_: "")
+    model = Model(SimpleNamespace(say=say), words, EvaluateConfig(), None, positions=101)  # type: ignore[arg-type]
+    requests = [
+        SimpleNamespace(args=("a" * size, {"max_gen_toks": most})) for size, most in [(20, 256), (90, 256), (90, 8)]
+    ]
+    model.generate_until(requests)
+    assert [([len(ids) for ids in prompts], longest) for prompts, longest in asked] == [
+        ([90], 8),
+        ([50], 50),
+        ([20], 80),
+    ]
+    assert model.cut == 1
