@@ -1,24 +1,19 @@
 """What is longer than a model reads: refused where it is the user's own, cut from the left where it is a task's."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from easyllm.core.errors import UserError, problem
 from easyllm.core.examples import Example
 from easyllm.core.stage import Job
+from easyllm.core.tuning.layers import context_tokens
 from easyllm.evaluate.config import EvaluateConfig
-
-LIMITS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 def shortest_context(directories: Iterable[Path]) -> int | None:
     """Positions of the model that has the fewest; None where none of them says."""
-    found = []
-    for directory in directories:
-        config = json.loads((directory / "config.json").read_text("utf-8"))
-        found += [int(config[name]) for name in LIMITS if config.get(name)][:1]
-    return min(found, default=None)
+    found = (context_tokens(directory / "config.json") for directory in directories)
+    return min((positions for positions in found if positions), default=None)
 
 
 def require_room(

@@ -91,7 +91,7 @@ def read_header(path: Path | None) -> Header | None:
     for file in files:
         shapes |= _whole(file, _safetensors)
     shapes = {_full_name(name): shape for name, shape in shapes.items()}
-    return Header(shapes, _whole(path / "config.json", _context_tokens))
+    return Header(shapes, _whole(path / "config.json", context_tokens))
 
 
 def _full_name(name: str) -> str:
@@ -179,7 +179,8 @@ def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _context_tokens(config: Path) -> int | None:
+def context_tokens(config: Path) -> int | None:
+    """Positions that a config.json gives its model; None where it sets no limit."""
     if not config.is_file():
         return None
     values = json.loads(config.read_text("utf-8"))
