@@ -110,6 +110,7 @@ def test_health_says_503_until_the_new_worker_has_been_proven(served: Any, monke
 
     monkeypatch.setattr(served.engine, "_prove", prove_later)
     ask = {"inputs": "a", "parameters": {"max_new_tokens": 5}}
+    restarts = served.engine.restarts
     try:
         with failing(served.engine.model, passes=1):
             lost = httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60)
@@ -123,3 +124,5 @@ def test_health_says_503_until_the_new_worker_has_been_proven(served: Any, monke
         proven.set()  # other tests ask this server too
     assert becomes(lambda: httpx.get(f"{served.url}/health", trust_env=False).status_code == 200)
     assert httpx.post(f"{served.url}/generate", json=ask, trust_env=False, timeout=60).status_code == 200
+    seen = httpx.get(f"{served.url}/metrics", trust_env=False).text
+    assert f"easyllm_engine_restarts_total {restarts + 1}.0" in seen
