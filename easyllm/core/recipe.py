@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from easyllm.core.complaints import MISSING, UNKNOWN, Complaint, Keys, complaints
 from easyllm.core.errors import Problem, UserError, problem
 from easyllm.core.messages import say
 from easyllm.core.section import Section
 
-Keys = tuple[str | int, ...]
 R = TypeVar("R", bound=Section)
 
 
@@ -118,27 +118,26 @@ def validate(data: dict[str, Any], source: Source, model: type[R]) -> R:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(entry, source, model) for entry in error.errors(include_url=False)]
-        raise UserError(*problems) from error
+        found = complaints(error.errors(include_url=False), data)
+        raise UserError(*(_explain(complaint, source, model) for complaint in found)) from error
 
 
-def _explain(entry: Any, source: Source, model: type[Section]) -> Problem:
-    # A choice between kinds of entry, "(kind)", is no key of the recipe.
-    keys: Keys = tuple(key for key in entry["loc"] if not str(key).startswith("("))
+def _explain(complaint: Complaint, source: Source, model: type[Section]) -> Problem:
+    keys = complaint.keys
     dotted = ".".join(str(key) for key in keys)
     file, line = source.place(keys)
     stage = str(keys[0]) if len(keys) > 1 else None
-    if entry["type"] == "extra_forbidden":
+    if complaint.kind == UNKNOWN:
         known = sorted(fields_at(model, keys[:-1]))
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.0)
         return problem(
             "RECIPE-003", stage=stage, key=dotted, file=file, line=line,
             nearest=near[0] if near else "-", known=", ".join(known),
         )  # fmt: skip
-    if entry["type"] == "missing":
+    if complaint.kind == MISSING:
         return problem("RECIPE-004", stage=stage, key=dotted, file=file, line=line)
-    detail = entry["msg"].removeprefix("Value error, ")
-    return problem("RECIPE-006", stage=stage, key=dotted, file=file, line=line, value=entry["input"], detail=detail)
+    told = {"value": complaint.value, "detail": complaint.detail}
+    return problem("RECIPE-006", stage=stage, key=dotted, file=file, line=line, **told)
 
 
 def fields_at(model: type[Section], keys: Keys) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What can be asked of the corpus stage."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from easyllm.core.inputs import Takes
 from easyllm.core.section import Section
@@ -58,18 +58,10 @@ class Split(Section):
     """For the loss at the very end."""
 
 
-def _kind(value: Any) -> str:
-    return "(plain)" if isinstance(value, str) else "(weighted)"
-
-
 class CorpusConfig(Section):
     """Text becomes a tokenizer and indexed tokens, .bin and .idx as Megatron-Core reads them."""
 
-    input: Annotated[
-        list[Annotated[Annotated[str, Tag("(plain)")] | Annotated[WeightedSource, Tag("(weighted)")],
-                       Discriminator(_kind)]],
-        Takes("files", columns=True), Field(min_length=1),
-    ]  # fmt: skip
+    input: Annotated[list[str | WeightedSource], Takes("files", columns=True), Field(min_length=1)]
     """Files, folders, globs, builtin:NAME: JSONL, .json with one list, .txt of one document, also .gz and .zst;
     Parquet, and folders that Hugging Face datasets saved to disk. Or several sources, each {source, weight, name}."""
     text_key: str = "text"
