@@ -118,8 +118,10 @@ def headers(path: Path) -> dict[str, dict[str, Any]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= size - 8:
-            raise ValueError(f"{path.name} announces a header of {length:,} bytes and has {size:,}")
+            raise ValueError(f"{path.name} announces a header of {length:,} bytes and has {size:,} in all")
         header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path.name} has no names in its header")
     header.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != size:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from easyllm.core.errors import Problem, problem, refuse
+from easyllm.core.families.weights import headers
 
 R = TypeVar("R")
 
@@ -170,13 +171,7 @@ def save_problems(saved: list[str], modules: Iterable[str], stage: str = "finetu
 
 
 def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        size = path.stat().st_size
-        if length > size:
-            raise ValueError(f"it announces a header of {length:,} bytes and has {size:,}")
-        header = json.loads(file.read(length))
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return {name: tuple(entry["shape"]) for name, entry in headers(path).items()}
 
 
 def context_tokens(config: Path) -> int | None:
