@@ -15,6 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from easyllm.core.artifact import Decision
 from easyllm.core.conversations import Message
 from easyllm.core.digest import of_value
+from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.core.templates import our_template, portable
 
@@ -29,6 +30,8 @@ GOLDEN: tuple[tuple[Message, ...], ...] = (
     ),
 )
 """Two languages, a system line, several turns, white space, an emoji and digits: what templates get wrong."""
+TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What a template raises while it renders: refusals of its own, and faults of the Python in its expressions."""
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -39,8 +42,8 @@ def load_tokenizer(directory: Path) -> Any:
 def render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> list[int]:
     """Token ids of a conversation; with ``add_generation_prompt`` they end where the answer begins.
 
-    Raises jinja2.TemplateError where the template refuses the messages (a role it does not know, say) and
-    ValueError where the tokenizer has no template.
+    Raises one of TEMPLATE_ERRORS where the template refuses the messages (a role it does not know, say), fails at
+    them, or where the tokenizer has none.
     """
     ids = tokenizer.apply_chat_template(
         messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
@@ -54,6 +57,18 @@ def render_text(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any
         list(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt, tokenize=False
     )
     return text
+
+
+def render_question(tokenizer: Any, question: str, stage: str, key: str) -> list[int]:
+    """Token ids of a conversation that ``question`` begins. UserError TEMPLATE-006 where the template cannot write it.
+
+    ``stage`` and ``key`` say to whom the model and its template belong.
+    """
+    try:
+        return render(tokenizer, [{"role": "user", "content": question}], True)
+    except TEMPLATE_ERRORS as error:
+        shown = question if len(question) <= 60 else f"{question[:60]} ..."
+        raise refuse("TEMPLATE-006", stage=stage, key=key, question=shown, reason=str(error)) from error
 
 
 def render_spans(
@@ -110,7 +125,10 @@ def end_token_ids(tokenizer: Any, generation_config: Any) -> list[int]:
     given = generation_config or {}
     eos = given.get("eos_token_id") if isinstance(given, dict) else given.eos_token_id
     ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    turn_end = turn_end_id(tokenizer) if tokenizer.chat_template else None
+    try:
+        turn_end = turn_end_id(tokenizer) if tokenizer.chat_template else None
+    except TEMPLATE_ERRORS:  # it writes no answers, so it closes none
+        turn_end = None
     for extra in (turn_end, None if ends else tokenizer.eos_token_id):
         if extra is not None and extra not in ends:
             ends.append(extra)
@@ -118,14 +136,14 @@ def end_token_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 
 def seal(tokenizer: Any) -> dict[str, Any]:
-    """{"hash", "golden": [{"messages", "add_generation_prompt", "ids"}]}: ids is None where the template refuses."""
+    """{"hash", "golden": [{"messages", "add_generation_prompt", "ids"}]}: ids is None where the template cannot."""
     golden = []
     for conversation in GOLDEN:
         for prompt in (True, False):
             ids: list[int] | None
             try:
                 ids = render(tokenizer, [dict(message) for message in conversation], prompt)
-            except jinja2.TemplateError:
+            except TEMPLATE_ERRORS:
                 ids = None
             golden.append({"messages": list(conversation), "add_generation_prompt": prompt, "ids": ids})
     return {"hash": of_value([entry["ids"] for entry in golden]), "golden": golden}

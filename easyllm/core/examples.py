@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jinja2
 
-from easyllm.core.chat import render_spans, render_text, special_ids, turn_end_id
+from easyllm.core.chat import TEMPLATE_ERRORS, render_spans, render_text, special_ids, turn_end_id
 from easyllm.core.conversations import Conversation, Message
 from easyllm.core.errors import UserError, refuse
 from easyllm.core.messages import say
@@ -25,9 +25,6 @@ TOGETHER = 256
 """Rows that are encoded in one call: a fast tokenizer spreads them over its threads."""
 SHOWN_FROM = 2_000
 """So many rows take long enough for a progress bar."""
-
-TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""What a template raises while it renders: refusals of its own, and faults of the Python in its expressions."""
 
 Labels = Literal["assistant", "last", "all"]
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyllm.core.chat import render
-from easyllm.core.conversations import Message
 from easyllm.core.examples import Example
 from easyllm.core.progress import Progress
 from easyllm.evaluate.speakers import Speaker
@@ -36,9 +34,9 @@ def held_out_loss(speaker: Speaker, examples: Sequence[Example], bar: Progress) 
 
 
 def answers(
-    speaker: Speaker, tokenizer: Any, conversations: Sequence[list[Message]], longest: int, bar: Progress
+    speaker: Speaker, tokenizer: Any, prompts: list[list[int]], longest: int, bar: Progress
 ) -> tuple[list[list[int]], list[str]]:
-    """(token ids without the end token, text) of the greedy answer to each conversation, in the order asked."""
-    ids = speaker.say([render(tokenizer, messages, True) for messages in conversations], longest, bar)
+    """(token ids without the end token, text) of the greedy answer to each of ``prompts``, in the order asked."""
+    ids = speaker.say(prompts, longest, bar)
     # The length limit may cut a character in two.
     return ids, [tokenizer.decode(row, skip_special_tokens=True).rstrip("\ufffd").strip() for row in ids]

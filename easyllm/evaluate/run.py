@@ -1,7 +1,7 @@
 """A model and its base become scores that a person can compare."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from easyllm.core.artifact import Decision
-from easyllm.core.chat import end_token_ids, ensure_template, load_tokenizer, render
-from easyllm.core.conversations import Message, read_conversations
+from easyllm.core.chat import end_token_ids, ensure_template, load_tokenizer, render_question
+from easyllm.core.conversations import read_conversations
 from easyllm.core.errors import refuse
 from easyllm.core.examples import Example, encode
 from easyllm.core.models import choose_dtype, load_model, local_model, quiet_libraries
@@ -22,7 +22,7 @@ from easyllm.evaluate import report
 from easyllm.evaluate.config import EvaluateConfig
 from easyllm.evaluate.lengths import require_room, shortest_context
 from easyllm.evaluate.measure import answers, held_out_loss
-from easyllm.evaluate.questions import Question, questions
+from easyllm.evaluate.questions import questions
 from easyllm.evaluate.served import Served
 from easyllm.evaluate.sides import Sides, row_files, sides
 from easyllm.evaluate.speakers import Local, Speaker
@@ -49,13 +49,14 @@ def run(job: Job[EvaluateConfig]) -> Result:
         raise refuse("EVAL-001", stage=job.stage, key="evaluate.prompts")
 
     positions = shortest_context(places.values())
-    require_room(job, positions, examples, [render(tokenizer, messages, True) for messages in _as_chats(asked)])
+    prompts = [render_question(tokenizer, question.prompt, job.stage, "evaluate.prompts") for question in asked]
+    require_room(job, positions, examples, prompts)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, why = choose_dtype(device)
     scores = report.Scores(_names(job, found), asked)
     for side, speaker in _speakers(job, found, places, tokenizer, dtype, device):
-        _measure(side, speaker, tokenizer, examples, tasks, job.config, scores, positions)
+        _measure(side, speaker, tokenizer, examples, prompts, tasks, job.config, scores, positions)
     report.write(scores, job.out)
     report.show(scores)
     return Result(
@@ -131,22 +132,17 @@ def _tuned(job: Job[EvaluateConfig], found: Sides, directory: Path, dtype: torch
 
 
 def _measure(
-    side: str, speaker: Speaker, tokenizer: Any, examples: list[Example], tasks: "Tasks | None",
-    config: EvaluateConfig, scores: report.Scores, positions: int | None,
+    side: str, speaker: Speaker, tokenizer: Any, examples: list[Example], prompts: list[list[int]],
+    tasks: "Tasks | None", config: EvaluateConfig, scores: report.Scores, positions: int | None,
 ) -> None:  # fmt: skip
-    asked = scores.questions
-    with progress(side, len(examples) + len(asked), "rows and prompts") as bar:
+    with progress(side, len(examples) + len(prompts), "rows and prompts") as bar:
         if examples:
             scores.losses[side] = held_out_loss(speaker, examples, bar)
-        said = answers(speaker, tokenizer, _as_chats(asked), config.max_new_tokens, bar)
+        said = answers(speaker, tokenizer, prompts, config.max_new_tokens, bar)
         scores.tokens[side], scores.answers[side] = said
     if tasks:
         with progress("tasks", None, "requests") as bar:
             scores.tasks[side] = tasks.score(speaker, tokenizer, bar, positions)
-
-
-def _as_chats(asked: Sequence[Question]) -> list[list[Message]]:
-    return [[{"role": "user", "content": question.prompt}] for question in asked]
 
 
 def _tokenizer(job: Job[EvaluateConfig], found: Sides, places: dict[str, Path]) -> tuple[Any, list[Decision]]:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.chat import load_tokenizer, seal, turn_end_id
-from easyllm.core.errors import refuse
-from easyllm.core.examples import TEMPLATE_ERRORS, Example, encode
+from easyllm.core.chat import load_tokenizer, turn_end_id
+from easyllm.core.examples import Example, encode
 from easyllm.core.stage import Job
 from easyllm.finetune import audit_report, template
 from easyllm.finetune.audit import Audit, audit, fitting
@@ -46,10 +45,6 @@ def prepare(job: Job[FinetuneConfig], directory: Any) -> Rows:
     counted = audit(train, end, held_out, parts.same)
     audit_report.show(counted)
     tokenizer.chat_template = chosen.saved
-    try:
-        seal(tokenizer)  # it is made again of what is published, and would fail there when all is trained
-    except TEMPLATE_ERRORS as error:
-        raise refuse("TEMPLATE-005", stage=job.stage, reason=str(error)) from error
     measured = held_out.kept if held_out else []
     decisions = [parts.decision, *chosen.decisions]
     return Rows(tokenizer, train.kept, measured, counted, decisions, chosen.added)

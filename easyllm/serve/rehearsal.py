@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from easyllm.core.artifact import Decision
-from easyllm.core.chat import render
+from easyllm.core.chat import render_question
 from easyllm.core.errors import failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
@@ -75,7 +75,7 @@ def rehearse(
 
 def ask(tokenizer: Any, prompt: str, tokens: int) -> dict[str, Any]:
     """A question as the clients take it."""
-    ids = render(tokenizer, [{"role": "user", "content": prompt}], True)
+    ids = render_question(tokenizer, prompt, "serve", "serve.ask")
     return {"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": tokens}
 
 
@@ -92,7 +92,7 @@ def reference_answers(
     weights = load_weights(model, dtype, device)
     references: list[dict[str, Any] | None] = []
     for question in questions:
-        ids = render(tokenizer, [{"role": "user", "content": question["prompt"]}], True)
+        ids = render_question(tokenizer, question["prompt"], "serve", "serve.ask")
         answer = greedy_reference(weights, ids, question["tokens"], ends)
         text = decode(tokenizer, answer[:-1] if answer[-1] in ends else answer)
         references.append({"ids": answer, "text": text})

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from easyllm.core.artifact import read_manifest
-from easyllm.core.chat import end_token_ids, load_tokenizer, render, seal
+from easyllm.core.chat import end_token_ids, load_tokenizer, render, render_question, seal
 from easyllm.core.errors import refuse
 from easyllm.core.models import quiet_libraries
 from easyllm.serve.contract import Sampling
@@ -18,20 +18,26 @@ WARM_UP_TOKENS = 8
 
 
 def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
-    """(tokenizer, generation config, end token ids); refused where the seal does not reproduce."""
+    """(tokenizer, generation config, end token ids).
+
+    UserError where the template is missing or writes no question, the seal does not reproduce, or nothing ends answers.
+    """
     quiet_libraries()
     tokenizer = load_tokenizer(directory)
+    key = "serve.model"
     if not tokenizer.chat_template:
-        raise refuse("SERVE-002", stage="serve", key="serve.model", path=str(directory))
+        raise refuse("SERVE-002", stage="serve", key=key, path=str(directory))
+    for text in WARM_UP:
+        render_question(tokenizer, text, "serve", key)
     manifest = read_manifest(directory)
     sealed = manifest.records.get("template") if manifest else None
     if sealed and seal(tokenizer)["hash"] != sealed["hash"]:
-        raise refuse("SERVE-004", stage="serve", key="serve.model", path=str(directory))
+        raise refuse("SERVE-004", stage="serve", key=key, path=str(directory))
     has_config = (directory / "generation_config.json").is_file()
     given = GenerationConfig.from_pretrained(directory) if has_config else GenerationConfig()
     ends = end_token_ids(tokenizer, given)
     if not ends:
-        raise refuse("SERVE-003", stage="serve", key="serve.model", path=str(directory))
+        raise refuse("SERVE-003", stage="serve", key=key, path=str(directory))
     return tokenizer, given, ends
 
 

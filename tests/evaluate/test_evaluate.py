@@ -163,6 +163,15 @@ def test_what_is_longer_than_the_models_is_refused_by_line_and_number(tmp_path: 
     assert "hold 256" in str(refused.value)
 
 
+def test_a_prompt_that_the_template_cannot_write_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    template = tmp_path / "base" / "chat_template.jinja"
+    fails = "{% if messages[0]['content'] == 'bye' %}{{ 1 / 0 }}{% endif %}"
+    template.write_text(fails + template.read_text("utf-8"), "utf-8")
+    with pytest.raises(UserError, match=r"TEMPLATE-006.*'bye': division by zero"):
+        publish(make_job(tmp_path, "evaluate", {"model": "base", "prompts": ["hi", "bye"]}))
+
+
 def test_a_cell_of_the_report_shows_what_was_said_and_runs_none_of_it() -> None:
     from easyllm.evaluate.report import _literally
 

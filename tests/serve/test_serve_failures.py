@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from easyllm.core import servers
-from easyllm.core.errors import StageFailed
+from easyllm.core.errors import StageFailed, UserError
 from easyllm.serve.contract import EngineFailed, Piece
 from easyllm.serve.engines.embedded import ContinuousBatching
 from easyllm.serve.engines.loading import load_weights
 from easyllm.serve.limits import Limits
 from easyllm.serve.several import together
+from easyllm.serve.words import load_words
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
@@ -80,3 +82,24 @@ def test_when_all_answers_of_a_request_fail_at_once_each_failure_has_been_heard(
     asyncio.run(ask())
     gc.collect()
     assert complaints == []
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[0]['content'].encode('ascii').decode('ascii') }}"])
+def test_a_template_that_writes_no_question_is_refused_before_the_weights_are_read(
+    serve_model: Path, tmp_path: Path, template: str
+) -> None:
+    broken = shutil.copytree(serve_model, tmp_path / "broken")
+    (broken / "chat_template.jinja").write_text(template, "utf-8")
+    with pytest.raises(UserError, match=r"TEMPLATE-006.*(Hello.*division|介绍.*ascii)"):
+        load_words(broken)
+
+
+def test_a_template_that_writes_no_answers_is_served_and_ends_with_the_models_own_token(
+    serve_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(serve_model, tmp_path / "base")
+    (base / "manifest.json").unlink(missing_ok=True)
+    asks_only = "{% for m in messages %}{{ m['content'] if m['role'] == 'user' else 1 / 0 }}{% endfor %}"
+    (base / "chat_template.jinja").write_text(asks_only, "utf-8")
+    _, given, ends = load_words(base)
+    assert ends == ([given.eos_token_id] if isinstance(given.eos_token_id, int) else given.eos_token_id)

@@ -44,13 +44,14 @@ def _require_content(messages: Sequence[Message]) -> None:
 
 
 def _text(tokenizer: Any, plain: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
-    import jinja2
-
-    from easyllm.core.chat import render_text  # brings transformers, which has been loaded with the model
+    from easyllm.core.chat import (
+        TEMPLATE_ERRORS,
+        render_text,
+    )  # brings transformers, which has been loaded with the model
 
     try:
         return render_text(tokenizer, plain, tools, True)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:  # a template is a program, and these are its input
+    except TEMPLATE_ERRORS as error:  # a template is a program, and these are its input
         told = f"Template error: the model's chat template refuses these messages: {error}"
         raise Refused(422, told, "messages", kind="template_error") from error
 
