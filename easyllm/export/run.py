@@ -60,7 +60,11 @@ def run(job: Job[ExportConfig]) -> Result:
         kind="exports",
         metrics=metrics,
         decisions=[*decisions, Decision("license", licence[0], licence[1])],
-        records={"parity": proofs, "hub": {"files": files, "repo": config.hub.repo if config.hub else None}},
+        records={
+            "parity": proofs,
+            "hub": {"files": files, "repo": config.hub.repo if config.hub else None},
+            "watched": proving.awaited(job) if config.layouts else {},
+        },
     )
 
 

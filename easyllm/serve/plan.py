@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
+from easyllm.core.families.weights import weight_files
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
 from easyllm.serve.adapters.inputs import adapter_bytes, settings_of
@@ -42,10 +43,10 @@ def plan(job: Job[ServeConfig]) -> Plan:
     if path and path.is_dir():  # a .gguf or a hub id becomes a directory first; `easyllm serve` does that
         told = server_command(path, served_name(job), job.config, limits, settings_of(job), known_gguf(job))
         commands = [shlex.join(told)]
-    weights = path.joinpath("model.safetensors") if path and not remote else None
+    weights = weight_files(path) if path and not remote else []
     if job.config.engine == ENGINE:
-        weights = known_gguf(job)
-    memory = cache + adapters + (weights.stat().st_size if weights and weights.is_file() else 0)
+        weights = [file for file in [known_gguf(job)] if file]
+    memory = cache + adapters + sum(file.stat().st_size for file in weights if file.is_file())
     decisions = [engine_decision(job), why, *kubernetes_decision(job.config)]
     return Plan(figures, commands, decisions, disk_bytes=1_000_000, memory_bytes=memory)
 

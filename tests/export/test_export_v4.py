@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from easyllm.core.errors import StageFailed, UserError
+from easyllm.core.freshness import state
 from easyllm.core.models import load_model
 from easyllm.env.bootstrap import read_pins
 from easyllm.export.isolated import read_isolated
+from easyllm.export.proving import default_packages
 from easyllm.export.v4 import READER, v4_config, v4_tokenizer_config
 from tiny_families import make_model
 from tiny_tune import check, make_job, publish, tiny_tokenizer, write_base
@@ -84,6 +86,24 @@ def test_a_reader_of_another_version_proves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="EXPORT-004"):
         export(tmp_path, "base", v4_packages=str(tmp_path / "empty"))
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_an_unproven_layout_is_proven_once_the_packages_are_there(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+
+    def asked() -> Any:
+        return make_job(tmp_path, "export", {"model": "base", "layouts": ["v4"], "card": {"license": "mit"}})
+
+    assert not publish(asked()).records["parity"]
+    assert state(asked()).fresh
+    packages = default_packages(asked().cache_dir)
+    packages.parent.mkdir(exist_ok=True)
+    packages.symlink_to(v4_packages())
+    assert (state(asked()).fresh, state(asked()).reason) == (False, "input_changed")
+    assert publish(asked()).records["parity"][0]["holds"]
+    assert state(asked()).fresh
+    packages.unlink()
+    assert state(asked()).fresh  # what was proven stays so
 
 
 def test_a_tokenizer_that_cuts_otherwise_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,18 @@ def test_the_plan_has_the_command_and_the_size_of_the_cache(serve_model: Path, s
     assert f"easyllm.serve.server --model {serve_model} --name it" in made.commands[0]
 
 
+def test_the_plan_counts_the_weights_of_every_shard(serve_model: Path, serve_job: MakeJob, tmp_path: Path) -> None:
+    whole = plan.plan(serve_job(serve_model)).memory_bytes
+    cut = shutil.copytree(serve_model, tmp_path / "cut")
+    weights = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").unlink()
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (cut / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), "utf-8")
+    for name in names.values():
+        (cut / name).write_bytes(weights)
+    assert plan.plan(serve_job(cut)).memory_bytes == whole + len(weights)
+
+
 def test_chat_with_nobody_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"CHAT-001 .*easyllm serve"):
         chat(f"http://127.0.0.1:{address.free_port()}", None, 8, 0)
