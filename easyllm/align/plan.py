@@ -9,6 +9,7 @@ from easyllm.align.preferences import Preference, read_preferences, split
 from easyllm.core.artifact import Decision
 from easyllm.core.messages import say
 from easyllm.core.stage import Job, Plan
+from easyllm.core.tuning.config import TOO_LONG
 from easyllm.core.tuning.layers import Header, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 
@@ -17,7 +18,11 @@ def plan(job: Job[AlignConfig]) -> Plan:
     """Rows and steps where the data can be read, memory where the base can."""
     rate, why = rate_of(job.config)
     reference, why_reference = reference_of(job.config)
-    decisions = [Decision("learning rate", rate, why), Decision("reference", reference, why_reference)]
+    decisions = [
+        Decision("learning rate", rate, why),
+        Decision("reference", reference, why_reference),
+        Decision("length", job.config.too_long, say(TOO_LONG[job.config.too_long], limit=job.config.sequence_tokens)),
+    ]
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
     header = read_header(job.inputs["base"].path) if job.ready("base") and not is_adapter(job) else None
     if header is None:

@@ -11,6 +11,7 @@ from easyllm.core.messages import say
 from easyllm.core.nodes.commands import commands
 from easyllm.core.nodes.launch import elsewhere
 from easyllm.core.stage import Job, Plan
+from easyllm.core.tuning.config import TOO_LONG
 from easyllm.core.tuning.layers import Header, last_names, read_header
 from easyllm.core.tuning.methods import BYTES_TRAINED, trained_parameters, weight_bytes
 from easyllm.finetune.config import FinetuneConfig
@@ -27,8 +28,7 @@ def plan(job: Job[FinetuneConfig]) -> Plan:
     config = job.config
     header = read_header(job.inputs["base"].path) if job.ready("base") else None
     figures: dict[str, Any] = {"base": job.inputs["base"].ref} | _rows(job)
-    why = "why_cut" if config.too_long == "truncate" else "why_never_cut"
-    decisions = [Decision("length", config.too_long, say(why, limit=config.sequence_tokens))]
+    decisions = [Decision("length", config.too_long, say(TOO_LONG[config.too_long], limit=config.sequence_tokens))]
     started = _commands(job)
     if header is None:
         return Plan(figures, started, decisions)

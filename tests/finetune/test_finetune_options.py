@@ -1,6 +1,7 @@
 """What the options of training do: schedules, noise, held-out rows, precision, devices."""
 
 import csv
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from easyllm.finetune.noise import EmbeddingNoise
 from easyllm.finetune.precision import choose, device_kind
 from easyllm.finetune.schedule import learning_rate
 from easyllm.finetune.work import NOWHERE
-from tiny_tune import FINETUNE, check, make_job, publish, tune, write_base, write_rows
+from tiny_tune import FINETUNE, ROWS, check, make_job, publish, tune, write_base, write_rows
 
 
 def config_of(**changes: Any) -> FinetuneConfig:
@@ -136,3 +137,25 @@ def test_ligers_kernels_are_refused_where_they_cannot_run_and_left_out_where_nob
     with pytest.raises(UserError, match=r"TRAIN-034"):
         publish(job)
     assert device_kind(make_job(tmp_path, "finetune", FINETUNE).config) == "cpu"  # kernels: auto
+
+
+@pytest.mark.parametrize(
+    ("stage", "policy", "says"),
+    [
+        ("finetune", "refuse", "never cut"),
+        ("finetune", "drop", "until then they count as rows"),
+        ("finetune", "truncate", "the beginning is kept"),
+        ("align", "refuse", "never cut"),
+        ("align", "drop", "until then they count as rows"),
+    ],
+)
+def test_a_plan_says_what_becomes_of_rows_that_are_too_long(tmp_path: Path, stage: str, policy: str, says: str) -> None:
+    write_base(tmp_path / "base")
+    write_rows(
+        tmp_path / "rows.jsonl", ROWS if stage == "finetune" else [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+    )
+    asked = {"base": "base", "data": ["rows.jsonl"], "too_long": policy, "sequence_tokens": 96}
+    made = importlib.import_module(f"easyllm.{stage}.plan").plan(make_job(tmp_path, stage, asked))
+    [reason] = [decision.why for decision in made.decisions if decision.what == "length"]
+    assert says in reason
+    assert "96" in reason

@@ -8,6 +8,9 @@ from easyllm.core.section import Section
 
 Method = Literal["lora", "full", "int8", "qlora"]
 
+TOO_LONG = {"refuse": "why_never_cut", "drop": "why_left_out", "truncate": "why_cut"}
+"""The text that says what becomes of rows over the limit, by the setting too_long."""
+
 
 class Lora(Section):
     """The adapter: beside each target layer stands a pair of small matrices, and only they are trained."""
