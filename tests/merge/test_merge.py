@@ -70,6 +70,18 @@ def test_a_merge_that_changes_nothing_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "merge").exists()
 
 
+def test_a_change_that_the_bases_precision_rounds_away_is_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_base(tmp_path / "base", dtype="bfloat16")
+    tune(tmp_path)
+    # The exact sums may well differ by more than noise: what is published must differ itself.
+    monkeypatch.setattr("easyllm.merge.run.NOISES", -1)
+    with pytest.raises(StageFailed, match=r"MERGE-001.*equal those of its base"):
+        publish(make_job(tmp_path, "merge", {"adapters": [{"adapter": "finetune", "weight": 1e-6}]}))
+    assert not (tmp_path / "run" / "merge").exists()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_that_cancel_each_other_are_no_model(tmp_path: Path, dtype: str) -> None:
     write_base(tmp_path / "base", dtype=dtype)
