@@ -170,9 +170,10 @@ def _self_test(url: str, key_variable: str | None, model: str | None, as_json: b
 def _serve_job(recipe: str, overrides: Sequence[str] | None) -> Any:
     from easyllm import pipeline
     from easyllm.core.errors import UserError
+    from easyllm.core.inputs import written_path
     from easyllm.serve.folder import folder_job
 
-    if Path(recipe).expanduser().is_dir():
+    if written_path(recipe).is_dir():
         return folder_job(Path(recipe), overrides or ())
     project = _open(recipe, overrides)
     problems = pipeline.check(project, pipeline.choose(project, "serve", "serve"))

@@ -17,7 +17,7 @@ from easyllm.core.cluster import ClusterConfig
 from easyllm.core.digest import Digests
 from easyllm.core.errors import Problem, UserError, problem, refuse
 from easyllm.core.freshness import State, state
-from easyllm.core.inputs import Place, resolve
+from easyllm.core.inputs import Place, resolve, written_path
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.section import Section
@@ -102,7 +102,7 @@ class Row:
 def open_project(path: Path, overrides: Sequence[str] = ()) -> Project:
     """Read and validate a recipe. Raises UserError with every problem in it."""
     recipe, source = recipes.load(path, list(overrides), Recipe)
-    runs = Path(recipe.runs_dir).expanduser().absolute()
+    runs = written_path(recipe.runs_dir).absolute()
     cache = runs / ".cache"
     place = Place(
         recipe_dir=path.absolute().parent,
@@ -139,7 +139,7 @@ def _cluster(project: Project) -> ClusterConfig | None:
     cluster = project.recipe.cluster
     if cluster is None or cluster.hostfile is None:
         return cluster
-    path = project.place.recipe_dir / Path(cluster.hostfile).expanduser()
+    path = project.place.recipe_dir / written_path(cluster.hostfile)
     return cluster.model_copy(update={"hostfile": str(path)})
 
 

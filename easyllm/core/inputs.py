@@ -10,6 +10,7 @@ A config field says what it takes by its annotation::
 
 import glob
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -203,8 +204,13 @@ def _right_kind(stage: str, key: str, ref: str, manifest: Manifest | None, takes
         raise UserError(problem("INPUT-004", stage=stage, key=key, ref=ref, kind=manifest.kind, wanted=wanted))
 
 
+def written_path(text: str | Path) -> Path:
+    """The path as written, ``~`` as the home it means. That of a user unknown here stays as it is, and is not found."""
+    return Path(os.path.expanduser(text))  # Path.expanduser would raise a RuntimeError for it
+
+
 def _below(root: Path, value: str) -> Path:
-    path = Path(value).expanduser()
+    path = written_path(value)
     return path if path.is_absolute() else root / path
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -30,12 +31,16 @@ def local_model(source: Input, cache_dir: Path, stage: str) -> Path:
     """The directory of ``source``'s weights, config and tokenizer.
 
     A .gguf is dequantised to fp32 once and kept in the cache; ``hf:`` and ``modelscope:`` ids are downloaded
-    by their own clients. Raises UserError BASE-001 when it is not to be had.
+    by their own clients. Raises UserError BASE-001 when it is not to be had, BASE-007 when the .gguf cannot be read.
     """
     if source.path is not None and source.path.is_dir():
         return source.path
     if source.path is not None and source.path.suffix == ".gguf":
-        return _from_gguf(source.path, str(source.digest), cache_dir)
+        try:
+            return _from_gguf(source.path, str(source.digest), cache_dir)
+        except Unreadable as error:
+            told: dict[str, Any] = {"file": source.path, "reason": _first_line(error)}
+            raise UserError(problem("BASE-007", stage=stage, key=f"{stage}.{source.role}", **told)) from error
     scheme, _, name = source.ref.partition(":")
     if scheme == "hf":
         return _from_hub(name, stage, source)
@@ -85,25 +90,26 @@ def _dequantised(path: Path, digest: str, cache_dir: Path) -> Path:
     return cache_dir / "models" / f"{path.stem}-{digest[:12]}"
 
 
+class Unreadable(Exception):
+    """What transformers says of a .gguf file that it cannot read."""
+
+
 def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
+    """Raises Unreadable where the file is cut, or no such file at all."""
     final = _dequantised(path, digest, cache_dir)
     if final.is_dir():
         return final
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+    from transformers import GenerationConfig
 
     quiet_libraries()
     note(say("dequantising", name=path.name, path=final))
+    try:
+        loaded, tokenizer = _read_gguf(path)
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
+        raise Unreadable(_first_line(error)) from error
     partial = final.with_name(f"{final.name}.partial.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    # Without dequantize=True the model is dense but marked quantised: it can be neither saved nor trained.
-    with _bars_on_terminals_only():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-    tokenizer = AutoTokenizer.from_pretrained(**where)
     # A GGUF tokenizer loses its length limit (1e30); without it nothing refuses an over-long prompt.
     tokenizer.model_max_length = loaded.config.max_position_embeddings
     loaded.config.use_cache = True
@@ -119,6 +125,20 @@ def _from_gguf(path: Path, digest: str, cache_dir: Path) -> Path:
     sync_tree(partial)
     os.rename(partial, final)
     return final
+
+
+def _read_gguf(path: Path) -> tuple[Any, Any]:
+    """(model in fp32, tokenizer) of the file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    # Without dequantize=True the model is dense but marked quantised: it can be neither saved nor trained.
+    with _bars_on_terminals_only():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+    return loaded, AutoTokenizer.from_pretrained(**where)
 
 
 @contextmanager
@@ -205,8 +225,12 @@ def _from_modelscope(name: str, stage: str, source: Input) -> Path:
 
 
 def _unreachable(stage: str, source: Input, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return UserError(problem("BASE-003", stage=stage, key=f"{stage}.{source.role}", ref=source.ref, reason=reason))
+    told: dict[str, Any] = {"ref": source.ref, "reason": _first_line(error)}
+    return UserError(problem("BASE-003", stage=stage, key=f"{stage}.{source.role}", **told))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def choose_dtype(device: "torch.device") -> tuple["torch.dtype", str]:

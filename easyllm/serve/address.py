@@ -3,9 +3,11 @@
 import errno
 import json
 import socket
+from urllib.parse import urlsplit
 
 from easyllm.core.addresses import direct_opener
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.messages import say
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -16,7 +18,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no name server could be asked for
         raise UserError(_unusable(host, port, error)) from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just stopped leaves TIME_WAIT
@@ -28,7 +30,11 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def _unusable(host: str, port: int, error: OSError) -> Problem:
+def _unusable(host: str, port: int, error: OSError | ValueError) -> Problem:
+    if isinstance(error, ValueError):
+        return problem(
+            "SERVE-007", stage="serve", key="serve.host", host=host, port=port, reason=say("address_no_name")
+        )
     if error.errno == errno.EADDRINUSE:
         return problem("SERVE-001", stage="serve", key="serve.port", host=host, port=port, free=free_port())
     reason = error.strerror or str(error)
@@ -46,6 +52,15 @@ def reachable(host: str, port: int) -> str:
     """The URL at which this machine reaches a server that listens on ``host``."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def has_host_name(url: str) -> bool:
+    """Whether the host of ``url`` can be looked up at all: no part of its name is empty or longer than 63 letters."""
+    try:
+        (urlsplit(url).hostname or ".").encode("idna")
+    except ValueError:
+        return False
+    return True
 
 
 def who_answers(url: str, timeout_seconds: float = 0.5) -> str | None:

@@ -37,6 +37,6 @@ class ModelVoice:
                     finish = "stop_sequence"
                 elif finish:
                     text += stops.finish()
-                yield Piece(token, token.id in self._special, text, finish)
+                yield Piece(token, token.id in self._special, text, finish, len(fresh))
                 if finish:
                     return

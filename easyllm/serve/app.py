@@ -4,7 +4,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -37,6 +37,7 @@ def build_app(desk: Desk, adapters: AdapterSettings | None = None) -> Starlette:
         middleware=middleware(desk, frozenset(route.path for route in routes)),
         exception_handlers={
             Refused: on_refused, HTTPException: on_http, EngineFailed: on_failed, ClientGone: on_gone,
+            ClientDisconnect: on_gone, Exception: on_broken,
         },
     )  # fmt: skip
 
@@ -91,6 +92,15 @@ async def on_failed(request: Request, error: Exception) -> Response:
     if request.url.path.startswith("/v1"):
         return openai_response(Refused(error.status, str(error)))
     return tgi_response(tgi_failure(error.status, str(error)))
+
+
+async def on_broken(request: Request, error: Exception) -> Response:
+    """A defect of ours; its traceback goes to stderr, and the client gets the shape that he reads."""
+    answer = tell(request, Refused(500, f"{type(error).__name__} in the server; its log says more"))
+    account = request.scope.get("state", {}).get("account")
+    if account:
+        answer.headers["x-request-id"] = account.id
+    return answer
 
 
 async def on_gone(request: Request, error: Exception) -> Response:

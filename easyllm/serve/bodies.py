@@ -42,11 +42,11 @@ def read(text: bytes, kind: type[B]) -> B:
 
 
 def _in_its_words(entry: Any, kind: type[Body]) -> str | None:
-    names = [part for part in entry["loc"] if part in kind.texts]
-    if not names or not entry["type"].startswith(RANGES):
+    name = entry["loc"][-1] if entry["loc"] else None  # of the field itself, and not of one of its entries
+    if name not in kind.texts or not entry["type"].startswith(RANGES):
         return None
     given = entry["input"]
-    return kind.texts[names[-1]].format(given=len(given) if isinstance(given, list) else given)
+    return kind.texts[name].format(given=len(given) if isinstance(given, list) else given)
 
 
 def _explain(entry: Any, param: str | None) -> str:

@@ -1,13 +1,14 @@
 """Talk to a model in the terminal: streamed, with a memory of the conversation. Piped, one prompt a line."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import read_manifest
-from easyllm.core.errors import refuse
+from easyllm.core.errors import UserError, refuse
+from easyllm.core.inputs import written_path
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.servers import ServerEnded
@@ -15,14 +16,16 @@ from easyllm.serve.chat_commands import NotDone, obey
 from easyllm.serve.talk import Question, Talk, trouble
 
 REFUSED = 2
+SHOWN_CHARACTERS = 60
 
 
 def chat(target: str, system: str | None, max_tokens: int, temperature: float, key_variable: str | None = None) -> int:
     """Talk to the server at URL ``target``, or to a server of our own for the model directory ``target``.
 
     Exit code 0, 1 when the server stops answering, 2 for a piped command that cannot be done. Raises UserError
-    CHAT-001 to CHAT-004.
+    CHAT-001 to CHAT-005.
     """
+    require_text(system or "")
     try:
         with server_for(target) as url:
             talk = Talk(url, system, {"max_tokens": max_tokens, "temperature": temperature}, key_variable)
@@ -37,7 +40,7 @@ def server_for(target: str) -> Iterator[str]:
     if target.startswith(("http://", "https://")):
         yield target.rstrip("/").removesuffix("/v1")
         return
-    path = Path(target).expanduser()
+    path = written_path(target)
     manifest = read_manifest(path)
     if not (path / "config.json").is_file() or (manifest and manifest.kind != "model"):
         raise refuse("CHAT-002", target=target)
@@ -53,6 +56,8 @@ def from_lines(talk: Talk) -> int:
     """Every line of stdin is a prompt or a command, every answer goes to stdout. The first failure ends it."""
     import openai
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused by its line, not by a traceback
     for line in sys.stdin:
         said = line.strip()
         if said == "/exit":
@@ -72,9 +77,22 @@ def from_lines(talk: Talk) -> int:
 
 def question_of(talk: Talk, said: str, rewrite: Any = None) -> Question | None:
     """What is to be asked after a line, if anything. Raises NotDone where it is a command that cannot be done."""
-    if said.startswith("/"):
-        return obey(talk, said, rewrite)
-    return Question(said) if said else None
+    try:
+        require_text(said)
+        found = obey(talk, said, rewrite) if said.startswith("/") else Question(said) if said else None
+        require_text(found.prompt if found else "")  # it may have been written anew
+    except UserError as error:
+        raise NotDone(str(error)) from error
+    return found
+
+
+def require_text(given: str) -> None:
+    """Raises UserError CHAT-005 where it has bytes that were no text: Python holds them as lone surrogates."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        shown = given.encode("utf-8", "backslashreplace").decode()
+        raise refuse("CHAT-005", shown=shown[:SHOWN_CHARACTERS]) from error
 
 
 def write_answers(talk: Talk, question: Question) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from easyllm.core.conversations import messages_of
 from easyllm.core.errors import UserError
+from easyllm.core.inputs import written_path
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.rows import read_rows
@@ -27,6 +28,8 @@ NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
 }
 """What /set sets: its type, the least and the most."""
 UNSET = "-"
+NUMBER_CHARACTERS = 20
+"""Enough to read and to show of a number; Python reads none of thousands of digits."""
 
 
 class NotDone(Exception):
@@ -82,7 +85,7 @@ def _number(name: str, text: str) -> float:
         value = None
     if value is None or not least <= value <= most:  # nan is between nothing
         key = "chat_set_whole" if kind is int else "chat_set_bounds"
-        raise NotDone(say(key, name=name, least=least, most=int(most), asked=text or "-"))
+        raise NotDone(say(key, name=name, least=least, most=int(most), asked=text[:NUMBER_CHARACTERS] or "-"))
     return value
 
 
@@ -94,6 +97,7 @@ def _regenerate(talk: Talk, rest: str, rewrite: Rewrite | None) -> Question:
 
 def _edit(talk: Talk, rest: str, rewrite: Rewrite | None) -> Question:
     number, _, text = rest.partition(" ")
+    number = number[:NUMBER_CHARACTERS]
     if not number.isdecimal() or not 1 <= int(number) <= len(talk.turns):
         raise NotDone(say("chat_edit_which", asked=number or "-", count=len(talk.turns)))
     at = int(number) - 1
@@ -104,6 +108,13 @@ def _edit(talk: Talk, rest: str, rewrite: Rewrite | None) -> Question:
     return Question(text.strip(), at)
 
 
+def _path(rest: str) -> Path:
+    """The file that is meant. Raises NotDone where none can be called that."""
+    if "\0" in rest:
+        raise NotDone(say("chat_no_name", name=repr(rest)))
+    return written_path(rest)
+
+
 def _save(talk: Talk, rest: str, rewrite: Rewrite | None) -> None:
     """Add a row for each model that answered last; a file of many saved conversations is a file to train on."""
     if not rest:
@@ -111,7 +122,7 @@ def _save(talk: Talk, rest: str, rewrite: Rewrite | None) -> None:
     if not talk.turns:
         raise NotDone(say("chat_nothing"))
     rows = [{"messages": talk.messages(talk.turns, model), "model": model} for model in talk.turns[-1].answers]
-    path = Path(rest).expanduser()
+    path = _path(rest)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -124,7 +135,7 @@ def _load(talk: Talk, rest: str, rewrite: Rewrite | None) -> None:
     """The conversation of a file's last row takes the place of this one."""
     if not rest:
         raise NotDone(say("chat_which_file", name="load"))
-    path = Path(rest).expanduser()
+    path = _path(rest)
     try:
         last = deque(read_rows(path, "chat"), maxlen=1)
         if not last:

@@ -1,6 +1,5 @@
 """What must hold before a model is served: free port, sane limits, chat template, end token. No torch."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from easyllm.serve import address
 from easyllm.serve.adapters.inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.door.access import access_of, access_problems
+from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.engines.gguf import gguf_problems
 from easyllm.serve.engines.precision import precision_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json
@@ -51,11 +51,14 @@ def remote_problems(config: ServeConfig) -> list[Problem]:
     found = []
     if config.remote is None:
         found.append(problem("SERVE-030", stage="serve", key="serve.engine"))
-    elif not is_base_address(config.remote):
+    elif not (is_base_address(config.remote) and address.has_host_name(config.remote)):
         found.append(problem("SERVE-031", stage="serve", key="serve.remote", asked=without_password(config.remote)))
-    variable = config.remote_key_variable
-    if variable and not os.environ.get(variable, "").strip():
-        found.append(problem("SERVE-033", stage="serve", key="serve.remote_key_variable", variable=variable))
+    if variable := config.remote_key_variable:
+        try:
+            key_to_send(variable)
+        except ValueError as error:
+            told: dict[str, Any] = {"variable": variable, "reason": str(error)}
+            found.append(problem("SERVE-033", stage="serve", key="serve.remote_key_variable", **told))
     return found
 
 

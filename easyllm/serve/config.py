@@ -50,7 +50,8 @@ class ServeConfig(Section):
     open_without_keys: bool = False
     """Let other machines ask without any key; for a closed network, or a container whose port is on loopback."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Requests per minute of each key, or of each client address where there are no keys; unset: no limit."""
+    """Requests per minute of each key, or of each client address where there are no keys; unset: no limit. Behind a
+    proxy, the environment variable FORWARDED_ALLOW_IPS names the addresses whose X-Forwarded-For is believed."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Tokens per minute, in prompts and answers, of each key or client address; unset: no limit."""
     cors_origins: tuple[str, ...] = ()

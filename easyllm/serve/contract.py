@@ -187,6 +187,8 @@ class Piece:
     special: bool
     text: str
     finish: Finish | None = None
+    characters: int = 0
+    """Of the answer's text, which it completes itself; ``text`` may come later, and without a stop string."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ from easyllm.serve.several import Numbered, together, whole_of
 from easyllm.serve.sse import EventStream, body_of, while_connected
 
 MOST_BYTES = 2_000_000
+SHORT_CHARACTERS = 10_000
+"""A text of so many is made tokens of in some milliseconds."""
 B = TypeVar("B", bound=Body)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,13 @@ class Desk:
             raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes")
         return body
 
-    def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
-        ids: list[int] = self.model.voice.tokenizer.encode(text)
+    async def beside(self, characters: int, work: Callable[[], R]) -> R:
+        """The result of ``work``, off the event loop where the text is so long that others would notice."""
+        return work() if characters <= SHORT_CHARACTERS else await asyncio.to_thread(work)
+
+    async def prompt_of_text(self, text: str, keep_last: int | None = None) -> list[int]:
+        tokenizer = self.model.voice.tokenizer
+        ids: list[int] = await self.beside(len(text), lambda: tokenizer.encode(text))
         return ids[-keep_last:] if keep_last else ids
 
     def prompt_of_ids(self, ids: list[int]) -> list[int]:
@@ -113,6 +121,12 @@ class Desk:
             told = f"`{prompt}` tokens + `{count}` must be <= {limits.total_tokens}. "
             raise invalid(f"{told}Given: {len(ids)} `{prompt}` tokens and {asked} `{count}`", count, code)
         return asked or min(left, default or left)
+
+    def require_places(self, count: int) -> None:
+        """Refused where there never can be so many answers at once."""
+        most = self.about.limits.concurrent_requests
+        if count > most:
+            raise invalid(f"{count} answers at once are asked for; this server makes {most} at a time", "n")
 
     def cut(self) -> None:
         """Time is up: whoever waits is sent away, and answers under way end with an error."""
@@ -155,11 +169,10 @@ class Desk:
         Closing the generator stops the engine's work on them. Raises Refused with 429 where the queue is full or the
         caller asks too much, and with 422 where there never can be so many places.
         """
-        most = self.about.limits.concurrent_requests
-        if len(asks) > most:
-            raise invalid(f"{len(asks)} answers at once are asked for; this server makes {most} at a time", "n")
+        self.require_places(len(asks))
         prompts = {tuple(ask.ids): ask.ids for ask in asks}.values()
         read = sum(len(ids) for ids in prompts)
+        self.queue.require_room(len(asks))  # before the rate is charged: who is sent away has had nothing
         self._admit(account, read, asks[0].max_new_tokens, asks[0].adapter, paid=account.scored_tokens)
         if self.access.log_prompts:
             decode = self.model.voice.tokenizer.decode
@@ -181,6 +194,7 @@ class Desk:
             async with self.queue.place():
                 return await self.model.voice.engine.score(ids, likeliest, adapter)
         account = account_of(request)
+        self.queue.require_room()
         self._admit(account, len(ids), 0, adapter)
         account.scored_tokens += len(ids)
 

@@ -13,7 +13,7 @@ from easyllm.core import recipe as recipes
 from easyllm.core.artifact import MANIFEST, Manifest, read_manifest
 from easyllm.core.digest import Digests, of_value
 from easyllm.core.errors import UserError, problem, refuse
-from easyllm.core.inputs import Input, Place, content_digest, resolve
+from easyllm.core.inputs import Input, Place, content_digest, resolve, written_path
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.core.section import Section
@@ -65,7 +65,7 @@ def folder_adapters(config: ServeConfig) -> dict[str, Input]:
     """The adapters given on the command line: directories, for without a recipe there are no stages."""
     found = {}
     for name, written in config.adapters.items():
-        path, role = Path(written).expanduser().absolute(), f"adapters.{name}"
+        path, role = written_path(written).absolute(), f"adapters.{name}"
         if not path.is_dir():
             raise refuse("INPUT-001", stage="serve", key=f"serve.{role}", ref=written, path=str(path))
         manifest = read_manifest(path)
@@ -76,7 +76,7 @@ def folder_adapters(config: ServeConfig) -> dict[str, Input]:
 
 def find_model(folder: Path) -> tuple[Path, Manifest | None]:
     """The model that ``folder`` is, or the newest that merge has published in ``folder`` or one folder below."""
-    folder = folder.expanduser().absolute()
+    folder = written_path(folder).absolute()
     manifest = read_manifest(folder)
     if manifest and manifest.kind != "model":
         raise refuse("INPUT-004", stage="serve", key="serve.model", ref=str(folder), kind=manifest.kind, wanted="model")

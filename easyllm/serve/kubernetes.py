@@ -92,8 +92,15 @@ def command(job: Job[ServeConfig], asked: KubernetesConfig, name: str) -> list[s
 
 def word(value: Any) -> str:
     """A value as an override takes it: YAML on one line."""
-    plain = isinstance(value, str) and yaml.safe_load(value) == value
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and is_plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+def is_plain(text: str) -> bool:
+    """Whether YAML reads the text as what it is, without quotes."""
+    try:
+        return bool(yaml.safe_load(text) == text)
+    except (yaml.YAMLError, ValueError):  # ValueError: 2026-99-99 is no date
+        return False
 
 
 def labels(name: str) -> dict[str, str]:

@@ -2,12 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from easyllm.core.section import Section
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A name as Kubernetes takes it."""
+
+
+def no_way_up(path: str) -> str:
+    """A path whose parts all lead down: Kubernetes starts no pod with a subPath that has another."""
+    if ".." in path.split("/"):
+        raise PydanticCustomError("way_up", "a path without ..")
+    return path
 
 
 class KubernetesConfig(Section):
@@ -17,7 +25,7 @@ class KubernetesConfig(Section):
     """Container image: easyllm-serving as your registry has it, best by its digest."""
     claim: Label
     """PersistentVolumeClaim that holds the model; the pods only read it."""
-    path: Annotated[str, Field(pattern=r"^[^/.][^:]*$")] | None = None
+    path: Annotated[str, Field(pattern=r"^[^/.][^:]*$"), AfterValidator(no_way_up)] | None = None
     """The model's directory in the claim, such as mine/merge; unset: the claim is the directory."""
     namespace: Label = "default"
     """Namespace of all that is made, and of the claim."""
@@ -25,7 +33,7 @@ class KubernetesConfig(Section):
     """Pods that answer. More than one read the same claim, so it must be ReadOnlyMany or ReadWriteMany."""
     cpus: Annotated[int, Field(ge=1)] = 2
     """Processors of a pod, and threads of its engine."""
-    memory_gb: Annotated[float, Field(gt=0)]
+    memory_gb: Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
     """Memory of a pod, in 10^9 bytes; `easyllm plan RECIPE serve` tells what weights and cache take of it."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of a pod; 0 serves on its processors."""

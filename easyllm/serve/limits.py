@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyllm.core.artifact import Decision
-from easyllm.core.errors import Problem, problem
+from easyllm.core.errors import Problem, problem, refuse
 from easyllm.core.messages import say
 from easyllm.serve.config import ServeConfig
 
@@ -32,17 +32,30 @@ class Limits:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; empty where there is none."""
+    """The JSON object in ``path``; empty where there is none. Raises UserError SERVE-014 where it holds no object."""
     if not path.is_file():
         return {}
-    data = json.loads(path.read_text("utf-8"))
-    return data if isinstance(data, dict) else {}
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise refuse("SERVE-014", stage="serve", key="serve.model", path=str(path), reason=str(error)) from error
+    if not isinstance(data, dict):
+        raise refuse("SERVE-014", stage="serve", key="serve.model", path=str(path), reason=say("file_no_object"))
+    return data
 
 
 def model_positions(config: dict[str, Any]) -> int | None:
     """The longest sequence a model was made for, from its config.json; None where it sets no limit."""
-    value = config.get("max_position_embeddings") or config.get("n_positions")
-    return int(value) if value else None
+    return _size(config, "max_position_embeddings", "n_positions") or None
+
+
+def _size(config: dict[str, Any], *names: str) -> int:
+    """The first of ``names`` that config.json sets, 0 where it sets none. UserError SERVE-014 where it is no size."""
+    name, value = next(((name, config[name]) for name in names if config.get(name)), ("", 0))
+    if not isinstance(value, int) or value < 0:
+        reason = f"{name}: {value!r}"
+        raise refuse("SERVE-014", stage="serve", key="serve.model", path="config.json", reason=reason)
+    return value
 
 
 def choose_limits(config: ServeConfig, positions: int | None) -> tuple[Limits, Decision]:
@@ -77,15 +90,30 @@ def limit_problems(config: ServeConfig, positions: int | None) -> list[Problem]:
                 asked=config.max_input_tokens, total=total, largest=total - 1,
             )
         )  # fmt: skip
+    if config.ask:
+        found += question_problems(config, choose_limits(config, positions)[0], 1)
     return found
+
+
+def question_problems(config: ServeConfig, limits: Limits, tokens: int) -> list[Problem]:
+    """SERVE-015 where a question of so many tokens and the answer that the rehearsal wants are more than may be."""
+    most = min(limits.total_tokens, limits.input_tokens + config.ask_tokens)
+    if tokens + config.ask_tokens <= most:
+        return []
+    return [
+        problem(
+            "SERVE-015", stage="serve", key="serve.ask_tokens", question=tokens, answer=config.ask_tokens,
+            total=limits.total_tokens, input=limits.input_tokens,
+        )
+    ]  # fmt: skip
 
 
 def cache_bytes(limits: Limits, config: dict[str, Any], bytes_per_value: int) -> int:
     """Largest size of the key-value cache for this config.json, in bytes; it is taken as it fills."""
-    layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
-    heads = config.get("num_attention_heads") or config.get("n_head") or 0
-    hidden = config.get("hidden_size") or config.get("n_embd") or 0
-    head_values = config.get("head_dim") or (hidden // heads if heads else 0)
-    key_value_heads = config.get("num_key_value_heads") or heads
+    layers = _size(config, "num_hidden_layers", "n_layer")
+    heads = _size(config, "num_attention_heads", "n_head")
+    hidden = _size(config, "hidden_size", "n_embd")
+    head_values = _size(config, "head_dim") or (hidden // heads if heads else 0)
+    key_value_heads = _size(config, "num_key_value_heads") or heads
     per_token = 2 * layers * key_value_heads * head_values * bytes_per_value
     return int(limits.cache_blocks * PAGE_TOKENS * per_token)

@@ -12,7 +12,10 @@ from easyllm.serve.refusals import invalid
 
 PAGE = Path(__file__).with_name("page")
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
-"""Scheme, host and port, in characters that cannot end a policy and begin another."""
+"""Scheme, host and port, in characters that cannot end a policy and begin another. server.js has the same pattern.
+
+A policy has no place for ``_`` in a host (CSP 3, host-char): Chromium ignores such a source, and every request fails.
+"""
 
 OPEN_PATHS = frozenset({"/", "/chat", *(f"/chat/page/{name}" for name in page_names(PAGE))})
 """What a browser must GET before it can ask its user for a key. They hold nothing but easyllm's own files."""

@@ -12,7 +12,7 @@ from easyllm.core.stage import Job, Plan
 from easyllm.serve.adapters.inputs import adapter_bytes, settings_of
 from easyllm.serve.adapters.settings import AdapterSettings, adapter_flags
 from easyllm.serve.config import ServeConfig
-from easyllm.serve.door.access import access_flags, access_of
+from easyllm.serve.door.access import access_flags, access_of, flag
 from easyllm.serve.engines.gguf import ENGINE, gguf_files, llama_decision
 from easyllm.serve.engines.precision import bytes_per_value
 from easyllm.serve.limits import Limits, cache_bytes, choose_limits, model_positions, read_json
@@ -85,8 +85,8 @@ def server_command(
 ) -> list[str]:  # fmt: skip
     """The exact command line of the server process; ``port`` 0 lets it take a free loopback port."""
     command = [
-        sys.executable, "-m", "easyllm.serve.server", "--model", str(model), "--name", name,
-        "--host", config.host if port is None else "127.0.0.1",
+        sys.executable, "-m", "easyllm.serve.server", *flag("--model", str(model)), *flag("--name", name),
+        *flag("--host", config.host if port is None else "127.0.0.1"),
         "--port", str(config.port if port is None else port),
         "--max-total-tokens", str(limits.total_tokens), "--max-input-tokens", str(limits.input_tokens),
         "--max-concurrent-requests", str(limits.concurrent_requests),
@@ -95,14 +95,14 @@ def server_command(
     if config.engine == "embedded":
         command += embedded_flags(config)
     if config.engine == "remote":
-        command += ["--remote", str(config.remote)]
+        command += flag("--remote", str(config.remote))
         if config.remote_key_variable:
-            command += ["--remote-key-variable", config.remote_key_variable]
+            command += flag("--remote-key-variable", config.remote_key_variable)
     command += ["--max-queued-requests", str(limits.queued_requests)]
     if port is None:  # a server of our own on loopback, asked by us alone, needs no door
         command += access_flags(access_of(config))
     if gguf:
-        command += ["--gguf", str(gguf)]
+        command += flag("--gguf", str(gguf))
     return [*command, *adapter_flags(adapters or AdapterSettings())]
 
 

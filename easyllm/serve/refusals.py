@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 TGI_TYPES = {
-    401: "authentication", 403: "permission", 404: "not_found", 413: "validation", 421: "validation",
+    401: "authentication", 403: "permission", 404: "not_found", 405: "validation", 413: "validation", 421: "validation",
     422: "validation", 429: "overloaded", 503: "unhealthy",
 }  # fmt: skip
 TGI_PREFIXES = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}

@@ -10,7 +10,7 @@ import torch
 
 from easyllm.core.artifact import Decision
 from easyllm.core.chat import render_question
-from easyllm.core.errors import failed
+from easyllm.core.errors import UserError, failed
 from easyllm.core.launch import threads_per_rank
 from easyllm.core.messages import say
 from easyllm.core.progress import note
@@ -20,6 +20,7 @@ from easyllm.serve.config import ServeConfig
 from easyllm.serve.engines.embedded import greedy_reference
 from easyllm.serve.engines.loading import load_weights
 from easyllm.serve.engines.precision import decide_dtype
+from easyllm.serve.limits import Limits, choose_limits, model_positions, question_problems, read_json
 from easyllm.serve.process import running_server
 from easyllm.serve.text import decode
 from easyllm.serve.words import load_words
@@ -54,7 +55,8 @@ def rehearse(
     Raises UserError where the model may not be served and StageFailed where two answers differ.
     """
     tokenizer, _, ends = load_words(model)
-    questions = [ask(tokenizer, prompt, config.ask_tokens) for prompt in config.ask]
+    limits = choose_limits(config, model_positions(read_json(model / "config.json")))[0]
+    questions = [ask(tokenizer, prompt, config, limits) for prompt in config.ask]
     references: list[dict[str, Any] | None] = [None] * len(questions)
     decisions: list[Decision] = []
     exact = False
@@ -73,10 +75,13 @@ def rehearse(
     return Rehearsal(told, seconds, decisions)
 
 
-def ask(tokenizer: Any, prompt: str, tokens: int) -> dict[str, Any]:
-    """A question as the clients take it."""
+def ask(tokenizer: Any, prompt: str, config: ServeConfig, limits: Limits) -> dict[str, Any]:
+    """A question as the clients take it. Raises UserError SERVE-015 where the server would refuse it as too long."""
     ids = render_question(tokenizer, prompt, "serve", "serve.ask")
-    return {"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": tokens}
+    problems = question_problems(config, limits, len(ids))
+    if problems:
+        raise UserError(*problems)
+    return {"prompt": prompt, "rendered": rendered_text(tokenizer, ids), "tokens": config.ask_tokens}
 
 
 def reference_answers(

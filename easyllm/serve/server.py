@@ -110,6 +110,8 @@ def serve(settings: Settings, greet: bool) -> None:
         uvicorn.Config(
             build_app(desk, settings.adapters), log_level="warning", access_log=False, lifespan="off",
             timeout_graceful_shutdown=CUT_SECONDS,
+            # Else whoever asks over loopback could give himself any address, and with it a rate of his own.
+            proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
         ),
         desk, settings.drain_seconds, rereading(desk),
     )  # fmt: skip

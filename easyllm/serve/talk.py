@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
+from easyllm.serve.door.keys import key_to_send
 
 USUAL_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -38,20 +39,24 @@ class Talk:
     """A conversation with the models of one server. Raises UserError CHAT-001, CHAT-003 and CHAT-004."""
 
     def __init__(self, url: str, system: str | None, settings: dict[str, Any], key_variable: str | None = None) -> None:
+        import httpx
         import openai
 
-        # A proxy for the internet must not stand before this machine's own server.
-        http = openai.DefaultHttpxClient(trust_env=not is_loopback(urlsplit(url).hostname or ""))
-        self._client = openai.OpenAI(
-            base_url=f"{url}/v1", api_key=key_of(key_variable), http_client=http, timeout=600.0
-        )
+        key = key_of(key_variable)
         try:
-            self.models = [card.id for card in self._client.models.list().data]
+            # A proxy for the internet must not stand before this machine's own server.
+            http = openai.DefaultHttpxClient(trust_env=not is_loopback(urlsplit(url).hostname or ""))
+            self._client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, http_client=http, timeout=600.0)
+            self.models = ids_of(self._client.models.list())
             self.model = self.models[0]
         except openai.AuthenticationError as error:
             raise refuse("CHAT-004", url=url, reason=reason_of(error), usual=USUAL_KEY_VARIABLE) from error
-        except (openai.OpenAIError, IndexError, ValueError) as error:
-            raise refuse("CHAT-001", url=url, reason=reason_of(error)) from error
+        except IndexError as error:
+            raise refuse("CHAT-001", url=url, reason=say("unfit_no_model")) from error
+        except AttributeError as error:  # the client's own, at a body that is no object
+            raise refuse("CHAT-001", url=url, reason=say("unfit_gibberish")) from error
+        except (openai.OpenAIError, httpx.InvalidURL, ValueError) as error:
+            raise refuse("CHAT-001", url=url, reason=reason_of(error).rstrip(".")) from error
         self.beside: str | None = None
         """The model that answers every prompt too, after the first one."""
         self.system = system or ""
@@ -95,28 +100,59 @@ class Talk:
                 self.turns = [*before, Turn(question.prompt, answers)]
 
     def _stream(self, model: str, messages: list[Any]) -> Generator[str, None, None]:
-        """Closing it ends the stream, and with it the work at the server."""
+        """Closing it ends the stream, and with it the work at the server.
+
+        Raises OpenAIError where no answer comes, also where what comes is none.
+        """
+        import httpx
+        import openai
+
         # As a part of the body: the client's own parameters do not have all that servers take.
         asked: dict[str, Any] = {"model": model, "messages": messages, "extra_body": self.settings}
         stream = self._client.chat.completions.create(**asked, stream=True)
+        chunk = None
         try:
             for chunk in stream:
-                text = chunk.choices[0].delta.content if chunk.choices else None
+                text = text_of(chunk)
                 if text:
                     yield text
+        except httpx.HTTPError as error:  # in the middle of a stream the client lets them through
+            raise openai.OpenAIError(reason_of(error)) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise openai.OpenAIError(say("unfit_gibberish")) from error
         finally:
             stream.close()
+        if chunk is None:  # a web page, say: nothing in it is an event
+            raise openai.OpenAIError(say("unfit_gibberish"))
+
+
+def ids_of(listed: Any) -> list[str]:
+    """The models of a list as the client gives it: of anything at all that a web server answers, without looking."""
+    cards = getattr(listed, "data", None)
+    ids = [getattr(card, "id", None) for card in cards] if isinstance(cards, list) else []
+    return [name for name in ids if name and isinstance(name, str)]
+
+
+def text_of(chunk: Any) -> str:
+    """The text in a chunk of a streamed answer. Raises what a chunk of another shape raises."""
+    text = (chunk.choices[0].delta.content if chunk.choices else None) or ""
+    if not isinstance(text, str):
+        raise TypeError(text)
+    return text
 
 
 def key_of(variable: str | None) -> str:
     """The API key in the environment variable of that name; without a name, in the usual one, should it be set.
 
-    Raises UserError CHAT-003 where a named one holds none.
+    Raises UserError CHAT-003 where a named one holds none, or the usual one a key that cannot be sent.
     """
-    key = os.environ.get(variable or USUAL_KEY_VARIABLE, "").strip()
-    if variable and not key:
-        raise refuse("CHAT-003", variable=variable)
-    return key or "none"  # the client wants one, and a server without keys does not look at it
+    if variable is None and not os.environ.get(USUAL_KEY_VARIABLE, "").strip():
+        return "none"  # the client wants one, and a server without keys does not look at it
+    variable = variable or USUAL_KEY_VARIABLE
+    try:
+        return key_to_send(variable)
+    except ValueError as error:
+        raise refuse("CHAT-003", variable=variable, reason=str(error)) from error
 
 
 def trouble(error: Any) -> str:

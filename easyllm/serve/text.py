@@ -9,8 +9,9 @@ UNFINISHED = "\ufffd"
 class Detokenizer:
     """Text of a growing list of token ids. The pieces joined are the text of all ids decoded at once."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, with_special: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._with_special = with_special
         self._ids: list[int] = []
         self._start = 0
         """Decoding starts here: the tokens before the last piece give the context that spaces depend on."""
@@ -33,12 +34,12 @@ class Detokenizer:
         return now[len(before) :]
 
     def _decode(self, start: int, end: int) -> str:
-        return decode(self._tokenizer, self._ids[start:end])
+        return decode(self._tokenizer, self._ids[start:end], self._with_special)
 
 
-def decode(tokenizer: Any, ids: list[int]) -> str:
-    """Text of ``ids`` without special tokens, spaces as the tokens have them."""
-    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode(tokenizer: Any, ids: list[int], with_special: bool = False) -> str:
+    """Text of ``ids``, spaces as the tokens have them; special tokens are none of it unless asked for."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=not with_special, clean_up_tokenization_spaces=False)
     return text
 
 

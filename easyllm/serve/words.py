@@ -1,7 +1,8 @@
 """What turns conversations into token ids and back: tokenizer, template, end tokens. No weights."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import GenerationConfig
 
@@ -12,6 +13,7 @@ from easyllm.core.models import quiet_libraries
 from easyllm.serve.contract import Sampling
 from easyllm.serve.limits import Limits
 
+T = TypeVar("T")
 WARM_UP = ("Hello", "请用一句话介绍你自己，再数到十：1, 2, 3")
 """Two lengths in two languages, so that prefill and decode run before the first user comes."""
 WARM_UP_TOKENS = 8
@@ -23,8 +25,8 @@ def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
     UserError where the template is missing or writes no question, the seal does not reproduce, or nothing ends answers.
     """
     quiet_libraries()
-    tokenizer = load_tokenizer(directory)
     key = "serve.model"
+    tokenizer = _readable(directory, "tokenizer", lambda: load_tokenizer(directory))
     if not tokenizer.chat_template:
         raise refuse("SERVE-002", stage="serve", key=key, path=str(directory))
     for text in WARM_UP:
@@ -34,11 +36,33 @@ def load_words(directory: Path) -> tuple[Any, GenerationConfig, list[int]]:
     if sealed and seal(tokenizer)["hash"] != sealed["hash"]:
         raise refuse("SERVE-004", stage="serve", key=key, path=str(directory))
     has_config = (directory / "generation_config.json").is_file()
-    given = GenerationConfig.from_pretrained(directory) if has_config else GenerationConfig()
+    given = (
+        _readable(directory, "generation_config.json", lambda: _generation_config(directory))
+        if has_config
+        else GenerationConfig()
+    )
     ends = end_token_ids(tokenizer, given)
     if not ends:
         raise refuse("SERVE-003", stage="serve", key=key, path=str(directory))
     return tokenizer, given, ends
+
+
+def _readable(directory: Path, what: str, read: Callable[[], T]) -> T:
+    """What ``read`` gives. UserError SERVE-014 where the files of ``directory`` do not hold it."""
+    try:
+        return read()
+    except Exception as error:  # tokenizers raises Exception itself, transformers whatever it met
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else what}"
+        path = str(directory / what) if what.endswith(".json") else str(directory)
+        raise refuse("SERVE-014", stage="serve", key="serve.model", path=path, reason=reason) from error
+
+
+def _generation_config(directory: Path) -> GenerationConfig:
+    found = GenerationConfig.from_pretrained(directory)
+    ends = found.eos_token_id if isinstance(found.eos_token_id, list) else [found.eos_token_id]
+    if not all(end is None or (isinstance(end, int) and not isinstance(end, bool)) for end in ends):
+        raise ValueError(f"eos_token_id: {found.eos_token_id!r}")
+    return found
 
 
 def default_sampling(given: GenerationConfig) -> Sampling:

@@ -78,7 +78,7 @@ def test_a_change_that_the_bases_precision_rounds_away_is_no_model(
     # The exact sums may well differ by more than noise: what is published must differ itself.
     monkeypatch.setattr("easyllm.merge.run.NOISES", -1)
     with pytest.raises(StageFailed, match=r"MERGE-001.*equal those of its base"):
-        publish(make_job(tmp_path, "merge", {"adapters": [{"adapter": "finetune", "weight": 1e-6}]}))
+        publish(make_job(tmp_path, "merge", {"adapters": [{"adapter": "finetune", "weight": 1e-12}]}))
     assert not (tmp_path / "run" / "merge").exists()
 
 

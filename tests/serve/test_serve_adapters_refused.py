@@ -68,6 +68,13 @@ def code_of(shelf: Any, path: Path) -> str:
         ({"peft_type": "IA3"}, "SERVE-051"),
         ({"something_new": {"a": 1}}, "SERVE-051"),
         ({"r": 0}, "SERVE-050"),
+        ({"r": float("inf")}, "SERVE-050"),
+        ({"lora_alpha": float("nan")}, "SERVE-050"),
+        ({"rank_pattern": {"q_proj": "x"}}, "SERVE-050"),
+        ({"alpha_pattern": {"(": 2}}, "SERVE-050"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "SERVE-050"),
+        ({"alpha_pattern": ["q_proj"]}, "SERVE-050"),
+        ({"rank_pattern": {"q_proj": 0}}, "SERVE-050"),
         ({"r": 3}, "SERVE-053"),  # not the rank of its matrices
         ({"target_modules": ["q_proj", "v_proj", "down_proj", "gate"]}, "SERVE-053"),
     ],
@@ -98,6 +105,17 @@ def test_numbers_that_are_not_finite_are_refused(shelf: Any, changed: Callable[.
     next(iter(tensors.values()))[0, 0] = float("nan")
     save_file(tensors, copy / "adapter_model.safetensors")
     assert code_of(shelf, copy) == "SERVE-050"
+
+
+def test_an_adapter_that_overflows_is_refused_before_it_shares_a_pass_with_others(
+    shelf: Any, changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(shelf._engine, "generate", lambda *told: asked.append(told))
+    with pytest.raises(UserError, match=r"SERVE-050.*infinite or no numbers"):
+        shelf.load("mine", changed(lora_alpha=1e300))
+    assert asked == []
+    assert shelf.cards() == []
 
 
 def test_an_adapter_that_changes_nothing_is_refused(shelf: Any, base: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What serve refuses, before anything is loaded and when it loads."""
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from easyllm.core.stage import Job
 from easyllm.serve import address, checks, plan
 from easyllm.serve.chat import chat
 from easyllm.serve.config import ServeConfig
+from easyllm.serve.door.requestlog import RequestLog
+from easyllm.serve.server import parse
 
 BROKEN = Path(__file__).parent.parent / "broken"
 MakeJob = Callable[..., Job[ServeConfig]]
@@ -63,6 +66,37 @@ def test_our_own_server_left_running_is_no_mistake(served: Any, serve_model: Pat
 
 def test_an_address_of_another_machine_is_refused(serve_model: Path, serve_job: MakeJob) -> None:
     assert codes(serve_job(serve_model, host="203.0.113.7", open_without_keys=True)) == ["SERVE-007"]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "a\0b", ".x"])
+def test_a_name_that_no_machine_can_have_is_refused(serve_model: Path, serve_job: MakeJob, host: str) -> None:
+    assert codes(serve_job(serve_model, host=host, open_without_keys=True)) == ["SERVE-007"]
+
+
+def test_a_home_that_nobody_has_is_not_found(serve_model: Path, serve_job: MakeJob) -> None:
+    nowhere = "~no-such-user-of-easyllm/x"
+    assert codes(serve_job(serve_model, keys_file=nowhere)) == ["SERVE-040"]
+    for setting, code in (({"adapters": {"a": nowhere}}, "INPUT-001"), ({"gguf": nowhere}, "BASE-001")):
+        with pytest.raises(UserError, match=f"{code} .*{nowhere}"):
+            serve_job(serve_model, **setting)
+    with pytest.raises(UserError, match=f"BASE-001 .*{nowhere}"):
+        serve_job(Path(nowhere))
+
+
+@pytest.mark.parametrize("where", ["~no-such-user-of-easyllm/x", "a\0b"])
+def test_a_request_log_that_cannot_be_is_refused(where: str) -> None:
+    with pytest.raises(UserError, match="SERVE-047"):
+        RequestLog(where)
+
+
+def test_words_that_begin_with_a_dash_reach_the_server(serve_model: Path, serve_job: MakeJob) -> None:
+    job = serve_job(
+        serve_model, name="-x", keys_file="-keys", key_variable="-KEYS", host_names=("-h",), request_log="--log",
+        engine="remote", remote="http://vllm:8000/v1", remote_key_variable="-KEY",
+    )  # fmt: skip
+    given = parse(shlex.split(plan.plan(job).commands[0])[3:])
+    assert (given.name, given.key_variable, given.host_name) == ("-x", "-KEYS", ["-h"])
+    assert (given.keys_file, given.request_log, given.remote_key_variable) == (Path("-keys"), "--log", "-KEY")
 
 
 def test_a_model_without_a_chat_template_is_refused(serve_model: Path, serve_job: MakeJob, tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(easyllm: A
         assert told.count("\n") == 1
 
 
+def test_a_home_that_nobody_has_is_not_found(easyllm: Any, serve_model: Path) -> None:
+    assert easyllm("serve", "~no-such-user-of-easyllm/m", expect=2).stderr.startswith("RECIPE-001")
+    asked = ["serve.adapters={a: ~no-such-user-of-easyllm/x}", f"serve.port={address.free_port()}"]
+    with pytest.raises(UserError, match="INPUT-001"):
+        folder_job(serve_model, asked)
+
+
 def test_an_adapter_is_refused_as_no_model(serve_model: Path, tmp_path: Path) -> None:
     adapter = publish(serve_model, tmp_path / "run" / "finetune", "", kind="adapter")
     with pytest.raises(UserError, match=r"INPUT-004 .*adapter.*model is needed"):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from easyllm.core.errors import UserError
+from easyllm.pipeline import open_project
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.kubernetes import manifest
 from easyllm.serve.plan import plan
@@ -98,6 +99,38 @@ def test_the_containers_command_is_one_that_easyllm_takes(documents: Any) -> Non
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert mounts["/model"] == {"name": "model", "mountPath": "/model", "readOnly": True, "subPath": "mine/merge"}
     assert mounts["/keys"]["readOnly"]
+
+
+@pytest.mark.parametrize("name", ["[x", "@x", "-x", "a: b", "2026-99-99", "x\ny", "&a"])
+def test_a_name_that_yaml_reads_as_something_else_arrives_whole(documents: Any, name: str) -> None:
+    (container,) = pod(documents({"name": name}))["containers"]
+    (written,) = [word for word in container["command"] if word.startswith("serve.name=")]
+    assert yaml.safe_load(written.removeprefix("serve.name=")) == name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"memory_gb": float("inf")}, "finite"),
+        ({"memory_gb": 0.0001}, "0.001"),
+        ({"path": "a/../../b"}, "leads upwards"),
+        ({"path": "a/.."}, "leads upwards"),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(
+    serve_model: Path, tmp_path: Path, wrong: dict[str, Any], told: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.format(model=serve_model), "utf-8")
+    (key, value), *_ = wrong.items()
+    written = ".inf" if value == float("inf") else value
+    with pytest.raises(UserError, match=f"RECIPE-006 .*serve.kubernetes.{key}.*{told}"):
+        open_project(path, [f"serve.kubernetes.{key}={written}"])
+
+
+def test_paths_with_dots_that_lead_down_are_taken(documents: Any) -> None:
+    for path in ("a/...", "a..b/c", "a/..c", "a/.b"):
+        assert pod(documents(path=path))["containers"][0]["volumeMounts"][0]["subPath"] == path
 
 
 def test_service_and_budget_are_of_these_pods_and_of_one_namespace(documents: Any) -> None:

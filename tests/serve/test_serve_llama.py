@@ -282,13 +282,40 @@ def test_the_check_says_which_file_is_missing_or_too_many(
     folder.mkdir()
     assert codes(serve_job(serve_model, engine="llama.cpp")) == ["SERVE-061"]
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder))) == ["SERVE-063"]
-    (folder / "one.gguf").touch()
+    (folder / "one.gguf").write_bytes(b"GGUF")
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder))) == []
-    (folder / "two.gguf").touch()
+    (folder / "two.gguf").write_bytes(b"GGUF")
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder))) == ["SERVE-063"]
     assert codes(serve_job(serve_model, gguf=str(folder))) == ["SERVE-062"]
     monkeypatch.setattr("easyllm.serve.engines.gguf.find_spec", lambda name: None)
     assert codes(serve_job(serve_model, engine="llama.cpp", gguf=str(folder / "one.gguf"))) == ["SERVE-060"]
+
+
+def test_the_check_sees_a_file_that_does_not_begin_as_one(
+    serve_model: Path, serve_job: MakeJob, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.gguf"
+    for content in (b"", b"hello", b"version https://git-lfs.github.com/spec/v1\n"):
+        file.write_bytes(content)
+        for job in (
+            serve_job(file, engine="llama.cpp"),
+            serve_job(serve_model, engine="llama.cpp", gguf=str(file)),
+        ):
+            (entry,) = checks.check(job)
+            assert (entry.code, entry.params["path"]) == ("SERVE-065", str(file))
+            assert "does not begin as a GGUF file" in str(entry)
+
+
+@pytest.mark.parametrize("length", [4, 3000, 200_000])
+def test_a_model_file_that_is_cut_is_refused_with_one_code(
+    serve_job: MakeJob, gguf: Callable[[str], Path], tmp_path: Path, length: int
+) -> None:
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(gguf("f32").read_bytes()[:length])
+    with pytest.raises(UserError, match=rf"BASE-007 .*{file}"):
+        run.servable(serve_job(file, engine="llama.cpp"))
+    with pytest.raises(UserError, match="BASE-007"):
+        run.servable(serve_job(file))
 
 
 def test_an_export_of_another_model_is_refused(serve_job: MakeJob, tmp_path: Path) -> None:
@@ -298,7 +325,7 @@ def test_an_export_of_another_model_is_refused(serve_job: MakeJob, tmp_path: Pat
         manifest = Manifest(kind, "s", "r", "f", "mine", {}, inputs, [], {}, 1)
         (folder / "manifest.json").write_text(manifest.as_json(), "utf-8")
     (export / "gguf").mkdir()
-    (export / "gguf" / "r-q8_0.gguf").touch()
+    (export / "gguf" / "r-q8_0.gguf").write_bytes(b"GGUF")
     job = serve_job(model, engine="llama.cpp", gguf=str(export))
     assert [entry.code for entry in gguf_problems(job)] == ["SERVE-064"]
     text = (export / "manifest.json").read_text("utf-8").replace('"other"', '"mine"')

@@ -115,6 +115,16 @@ def test_markdown_is_drawn_and_code_can_be_copied(chatting: Chatting) -> None:
     screenshot(page, "chat")
 
 
+def test_a_link_begins_at_its_own_bracket(chatting: Chatting) -> None:
+    page = chatting.page()
+    text = (
+        "As in [1], see [docs](https://e.com/x), [part [2] there](https://e.com/y) and a[0] + [site](https://e.com/z)"
+    )
+    give(page, "links.jsonl", row("Where?", text))
+    expect(page.locator(".answer .text a")).to_have_text(["docs", "part [2] there", "site"])
+    expect(page.locator(".answer .text")).to_contain_text("As in [1], see docs (e.com)")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_can_be_read_in_light_and_in_dark(chatting: Chatting, scheme: str) -> None:
     page = chatting.page(scheme=scheme)

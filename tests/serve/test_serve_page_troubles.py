@@ -9,7 +9,7 @@ from playwright.sync_api import Route, expect
 
 from chat_page import Chatting, press, say, screenshot, set_field
 from easyllm.serve.door.access import Access
-from easyllm.serve.page_routes import OPEN_PATHS, is_open
+from easyllm.serve.page_routes import OPEN_PATHS, ORIGIN, PAGE, is_open
 from serving_doors import FIRST, doored, write_keys
 
 
@@ -58,6 +58,25 @@ def test_a_busy_server_says_when_to_come_back_and_the_words_stay(chatting: Chatt
     expect(page.locator(".answer .text p").first).to_be_visible()
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".prompt > .text")).to_have_text("Hello")
+
+
+@pytest.mark.parametrize("way", ["Try again", "Ask again", "Edit"])
+def test_a_failed_turn_asked_again_leaves_what_was_said_after_it(chatting: Chatting, way: str) -> None:
+    page = chatting.brief(chatting.page(), tokens=4)
+    chatting.expected.append("ERR_FAILED")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    say(page, "One fails")
+    page.unroute("**/v1/chat/completions")
+    say(page, "Two")
+    say(page, "Three")
+    page.get_by_role("button", name=way).first.click()
+    if way == "Edit":
+        page.get_by_label("Your prompt in other words").press("Enter")
+    expect(page.get_by_text("2 of 2")).to_be_visible()
+    expect(page.locator(".answer[aria-busy=false] .text p")).to_have_count(1)
+    page.reload()
+    page.get_by_role("button", name="The version before").click()
+    expect(page.locator(".prompt > .text")).to_have_text(["One fails", "Two", "Three"])
 
 
 def test_a_page_that_may_not_ask_is_told_so_and_no_key_is_asked_for(chatting: Chatting) -> None:
@@ -126,6 +145,25 @@ def test_a_setting_out_of_bounds_is_said_and_nothing_is_sent(chatting: Chatting)
     assert chatting.bodies[-1]["stop"] == ["the sea", "###"]
 
 
+@pytest.mark.parametrize("other", ["http://my_host:8080", "http://a;b"])
+def test_an_address_no_policy_can_hold_is_neither_remembered_nor_sent(chatting: Chatting, other: str) -> None:
+    page = chatting.brief(chatting.page())
+    page.get_by_label("A second server").fill(other)
+    press(page, "Enter")
+    expect(page.locator("#other-problem")).to_contain_text("Browsers take no name with _ here.")
+    assert not page.evaluate("localStorage.getItem('easyllm.other')")
+    page.evaluate("address => localStorage.setItem('easyllm.other', address)", other)  # as an older page did
+    chatting.open(page, "/chat")
+    assert page.url.endswith("/chat")
+    expect(page.locator("#model")).to_have_text("tiny-chat")
+    assert page.evaluate("localStorage.getItem('easyllm.other')") == ""
+
+
+def test_the_page_and_the_server_take_the_same_addresses() -> None:
+    in_javascript = ORIGIN.pattern.replace("/", r"\/")
+    assert f"/^{in_javascript}$/" in (PAGE / "server.js").read_text("utf-8")
+
+
 def test_the_pages_files_are_open_and_hold_nothing_of_the_model(served: Any) -> None:
     with httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client:
         first = client.get("/")
@@ -156,7 +194,8 @@ def test_the_policy_allows_the_one_other_server_that_was_named(served: Any, othe
 
 
 @pytest.mark.parametrize(
-    "other", ["", "*", "https:", "http://a b", "http://a;script-src *", "http://a/path", "ftp://a"]
+    "other",
+    ["", "*", "https:", "http://a b", "http://a;script-src *", "http://my_host:8080", "http://a/path", "ftp://a"],
 )
 def test_nothing_but_an_origin_gets_into_the_policy(served: Any, other: str) -> None:
     page = httpx.get(f"{served.url}/chat", params={"other": other}, trust_env=False)

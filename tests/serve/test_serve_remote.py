@@ -310,7 +310,7 @@ def test_the_plan_says_which_engine_answers_and_why(serve_model: Path, serve_job
 @pytest.mark.parametrize(
     "url",
     ["vllm:8000/v1", "ftp://vllm/v1", "http://vllm:8000", "http:///v1", "http://u:secret@vllm/v1", "http://v:99999/v1",
-     "http://vllm/v1?key=1"],
+     "http://vllm/v1?key=1", "http://a..b/v1", f"http://{'a' * 64}/v1"],
 )  # fmt: skip
 def test_an_address_that_cannot_be_one_is_refused_without_its_password(
     serve_model: Path, serve_job: MakeJob, url: str

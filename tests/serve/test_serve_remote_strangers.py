@@ -13,6 +13,7 @@ import pytest
 
 from easyllm.core.chat import load_tokenizer
 from easyllm.core.errors import UserError
+from easyllm.serve import checks
 from easyllm.serve.contract import EngineFailed, Remote, Sampling, Token
 from easyllm.serve.engines.embedded import greedy_tokens
 from easyllm.serve.limits import Limits
@@ -115,6 +116,18 @@ def test_the_key_is_sent_and_never_told(
     monkeypatch.delenv("REMOTE_KEY")
     with pytest.raises(UserError, match="SERVE-033"):
         meet(key_variable="REMOTE_KEY")
+
+
+def test_a_key_that_no_header_can_hold_is_not_blamed_on_the_server(
+    meet: Meet, serve_model: Path, serve_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMOTE_KEY", "schlüssel")
+    with pytest.raises(UserError, match=r"SERVE-033 .*REMOTE_KEY.*outside ASCII"):
+        meet(key_variable="REMOTE_KEY")
+    job = serve_job(serve_model, engine="remote", remote="http://vllm:8000/v1", remote_key_variable="REMOTE_KEY")
+    (entry,) = checks.check(job)
+    assert entry.code == "SERVE-033"
+    assert "schlüssel" not in str(entry)
 
 
 def test_a_server_that_returns_text_only_is_refused(stranger: Stranger, meet: Meet) -> None:

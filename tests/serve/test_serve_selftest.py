@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from easyllm.core.errors import UserError
+from easyllm.serve.selftest.outcome import Outcome
 from easyllm.serve.selftest.server import Server
 from easyllm.serve.selftest.verb import CHECKS, outcome_of, self_test
 from faulty_server import KEY, faulty_server
+from web_server import NO_LISTS, web_server
 
 NAMES = [check.name for check in CHECKS]
 ELSEWHERE = {"usage": ("usage of streams",), "seed": ("seed is dead",), "logprobs": ("logprobs are wrong",),
@@ -69,8 +71,31 @@ def test_what_does_not_speak_either_api_is_refused() -> None:
         self_test(url, None, None, None)
 
 
+@pytest.mark.parametrize(("body", "kind"), NO_LISTS)
+def test_a_web_server_that_has_no_model_is_refused_after_the_table(body: str, kind: str) -> None:
+    told: list[str] = []
+    with web_server(body, kind) as url, pytest.raises(UserError, match=rf"SERVE-073 .*{url}"):
+        self_test(url, None, None, told.append)
+    assert len(told) == len(CHECKS)
+
+
+def test_a_server_whose_answers_are_broken_still_gets_its_table() -> None:
+    with faulty_server("chat", "no /generate") as url:
+        assert outcomes(url)["chat"] == "broken"
+
+
+def test_a_server_that_does_not_live_to_the_end_still_gets_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(server: Server) -> list[Outcome]:
+        server.close()  # whatever is asked from now on is a traceback
+        return [Outcome("OpenAI", "chat", "holds", "-"), Outcome("TGI", "generate", "broken", "-")]
+
+    monkeypatch.setattr("easyllm.serve.selftest.verb.examine", examine)
+    with faulty_server() as url:
+        assert self_test(url, None, None, None)["model"] == "words"
+
+
 def test_no_address_no_server_and_no_key_are_told_apart(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked in ("localhost:8080", "http://", "http://me:secret@host", "runs/demo"):
+    for asked in ("localhost:8080", "http://", "http://me:secret@host", "runs/demo", "http://a..b", "http://[::1"):
         with pytest.raises(UserError, match="SERVE-070") as refused:
             self_test(asked, None, None, None)
         assert "secret" not in str(refused.value)
@@ -84,6 +109,9 @@ def test_no_address_no_server_and_no_key_are_told_apart(key: str, monkeypatch: p
             self_test(url, key, None, None)
     with faulty_server("health") as url, pytest.raises(UserError, match="SERVE-079"):
         self_test(url, None, None, None)
+    monkeypatch.setenv(key, "schlüssel")
+    with pytest.raises(UserError, match=r"SERVE-072.*ITS_KEY.*outside ASCII"):
+        self_test("http://127.0.0.1:1", key, None, None)
     monkeypatch.delenv(key)
     with pytest.raises(UserError, match=r"SERVE-072.*ITS_KEY"):
         self_test("http://127.0.0.1:1", key, None, None)

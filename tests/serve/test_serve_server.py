@@ -48,6 +48,18 @@ def wait_healthy(url: str, process: Any) -> None:
     pytest.fail("never healthy")
 
 
+def test_nobody_gives_himself_another_address_and_with_it_a_rate_of_his_own(serve_model: Path) -> None:
+    with server(serve_model, "--requests-per-minute", "2") as (process, url):
+        wait_healthy(url, process)
+        ask = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+        codes = [
+            httpx.post(f"{url}/generate", json=ask, headers={"X-Forwarded-For": f"10.0.0.{place}"}, trust_env=False,
+                       timeout=60).status_code
+            for place in range(3)
+        ]  # fmt: skip
+        assert codes == [200, 200, 429]
+
+
 def test_it_says_503_until_it_can_answer_and_drains_when_told_to_stop(serve_model: Path, long_babble: Any) -> None:
     with server(serve_model) as (process, url):
         assert health(url) == 503

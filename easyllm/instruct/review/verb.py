@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from easyllm.core.errors import refuse
+from easyllm.core.inputs import written_path
 from easyllm.core.messages import say
 from easyllm.instruct.review.decisions import Gate, gate, set_digest, standings
 from easyllm.instruct.review.folder import Folder, find
@@ -41,7 +42,7 @@ class Wish:
 def review(directory: Path, wish: Wish) -> dict[str, Any] | None:
     """Do as asked; with ``as_json`` the document to print. Raises UserError REVIEW-001 to REVIEW-010."""
     _require_sense(wish)
-    folder = find(directory.expanduser())
+    folder = find(written_path(directory))
     confidence = wish.confidence or CONFIDENCE
     if wish.accept_all:
         _accept_all(folder, wish)

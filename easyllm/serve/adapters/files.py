@@ -88,11 +88,13 @@ def read_files(name: str, path: Path, key: str) -> AdapterFiles:
         shapes = {name: tuple(entry["shape"]) for name, entry in headers(path / WEIGHTS).items()}
         files = AdapterFiles(name, path, config, shapes, read_manifest(path))
         numbers = [config["r"], config["lora_alpha"]] if isinstance(config, dict) else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if numbers:
+            numbers += [number for path in files.layers for number in (files.rank_of(path), files.scale_of(path))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, re.error) as error:
         missing = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else ""
         reason = missing or f"{type(error).__name__}: {error}"
         raise refuse("SERVE-050", stage="serve", key=key, name=name, path=str(path), reason=reason) from error
-    if not numbers or not all(isinstance(number, (int, float)) and number > 0 for number in numbers):
+    if not numbers or not all(isinstance(number, (int, float)) and 0 < number < math.inf for number in numbers):
         reason = say("adapter_not_numbers", file=CONFIG)
         raise refuse("SERVE-050", stage="serve", key=key, name=name, path=str(path), reason=reason)
     more = more_than_lora(files)

@@ -167,8 +167,13 @@ class Shelf:
     def _prove(self, held: Held) -> None:
         """Base and adapter answer in one batch, each what plain generate() answers with it alone."""
         name, model = held.files.name, self._engine.model
-        if not any(self._changes(name, ids) for ids in self._prompts):
-            raise refuse("SERVE-054", stage="serve", key=f"serve.adapters.{name}", name=name, path=str(held.files.path))
+        told = {"stage": "serve", "key": f"serve.adapters.{name}", "name": name, "path": str(held.files.path)}
+        # All prompts, each in a pass of its own: what is no number in one request of a batch is none in the others.
+        changes = [self._changes(name, ids) for ids in self._prompts]
+        if None in changes:
+            raise refuse("SERVE-050", **told, reason=say("adapter_overflows"))
+        if not any(changes):
+            raise refuse("SERVE-054", **told)
         said = asyncio.run(self._ask_both(name))
         if model.dtype != torch.float32:
             return  # a near tie may fall the other way in half precision
@@ -176,17 +181,17 @@ class Shelf:
             with self.whole_pass(who):
                 reference = greedy_reference(model, list(ids), WARM_UP_TOKENS, self._ends)
             if mine != reference:
-                told = {"who": who or say("adapter_base"), "mine": mine, "reference": reference}
-                raise failed("SERVE-059", stage="serve", name=name, **told)
+                differ = {"who": who or say("adapter_base"), "mine": mine, "reference": reference}
+                raise failed("SERVE-059", stage="serve", name=name, **differ)
 
-    def _changes(self, name: str, ids: list[int]) -> bool:
-        """Whether any logit of any place differs between base and adapter."""
+    def _changes(self, name: str, ids: list[int]) -> bool | None:
+        """Whether any logit of any place differs between base and adapter; None where one of them is no number."""
         given = torch.tensor([ids], device=self._engine.model.device)
         found = []
         for who in (None, name):
             with self.whole_pass(who), torch.inference_mode():
                 found.append(self._engine.model(input_ids=given, use_cache=False).logits)
-        return not torch.equal(*found)
+        return not torch.equal(*found) if bool(found[1].isfinite().all()) else None
 
     async def _ask_both(self, name: str) -> dict[tuple[str | None, tuple[int, ...]], list[int]]:
         async def answer(who: str | None, ids: list[int]) -> list[int]:

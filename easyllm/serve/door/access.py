@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.inputs import written_path
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.door.keys import read_keys
 
@@ -33,10 +34,15 @@ class Access:
 def access_of(config: ServeConfig) -> Access:
     """The door that a recipe asks for."""
     return Access(
-        Path(config.keys_file).expanduser() if config.keys_file else None,
+        written_path(config.keys_file) if config.keys_file else None,
         config.key_variable, config.open_without_keys, config.requests_per_minute, config.tokens_per_minute,
         config.cors_origins, config.host_names, config.request_log, config.log_prompts,
     )  # fmt: skip
+
+
+def flag(name: str, value: str) -> list[str]:
+    """A flag with its value. One that begins with - would be read as a flag itself, so the two are then one word."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 def access_flags(access: Access) -> list[str]:
@@ -46,9 +52,9 @@ def access_flags(access: Access) -> list[str]:
         "--requests-per-minute": access.requests_per_minute, "--tokens-per-minute": access.tokens_per_minute,
         "--request-log": access.request_log,
     }  # fmt: skip
-    flags = [part for name, value in single.items() if value is not None for part in (name, str(value))]
-    flags += [part for origin in access.cors_origins for part in ("--cors-origin", origin)]
-    flags += [part for name in access.host_names for part in ("--host-name", name)]
+    flags = [part for name, value in single.items() if value is not None for part in flag(name, str(value))]
+    flags += [part for origin in access.cors_origins for part in flag("--cors-origin", origin)]
+    flags += [part for name in access.host_names for part in flag("--host-name", name)]
     flags += ["--open-without-keys"] if access.open_without_keys else []
     return flags + (["--log-prompts"] if access.log_prompts else [])
 

@@ -55,12 +55,19 @@ class Queue:
                 turn.set_exception(refused)
         self._waiting.clear()
 
+    def require_room(self, count: int = 1) -> None:
+        """Refused with 429 where so many places are not free now and the queue is full."""
+        if not self._fits(count) and len(self._waiting) >= self.most_waiting:
+            raise self._full()
+
+    def _fits(self, count: int) -> bool:
+        return not self._waiting and self.running + count <= self.places
+
     async def _turn(self, count: int) -> None:
-        if not self._waiting and self.running + count <= self.places:
+        if self._fits(count):
             self.running += count
             return
-        if len(self._waiting) >= self.most_waiting:
-            raise self._full()
+        self.require_room(count)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, count))
         try:

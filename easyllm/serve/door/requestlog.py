@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from easyllm.core.errors import refuse
+from easyllm.core.inputs import written_path
 from easyllm.core.messages import say
 from easyllm.core.progress import note
 from easyllm.serve.door.accounts import Account
@@ -31,7 +32,7 @@ class RequestLog:
         if self.where is None:
             return
         old = self._file
-        self._file = sys.stderr if self.where == "stderr" else open_private(Path(self.where).expanduser())
+        self._file = sys.stderr if self.where == "stderr" else open_private(written_path(self.where))
         close(old)
 
     def write(self, account: Account) -> None:
@@ -62,8 +63,8 @@ def open_private(path: Path) -> TextIO:
     """The file, to append to; a new one can be read by its owner only, for it may hold what people have written."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
-    except OSError as error:
-        told = {"path": str(path), "reason": error.strerror}
+    except (OSError, ValueError) as error:  # a NUL in the name is no OSError
+        told = {"path": str(path), "reason": getattr(error, "strerror", None) or str(error)}
         raise refuse("SERVE-047", stage="serve", key="serve.request_log", **told) from error
 
 

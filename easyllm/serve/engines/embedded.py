@@ -188,7 +188,7 @@ class ContinuousBatching:
         if sampling.grammar is None:
             return None
         assert self.grammars is not None, "the routes ask for no grammar where abilities.grammar is False"
-        return await asyncio.to_thread(self.grammars.compile, sampling.grammar)
+        return await self.grammars.follower(sampling.grammar)
 
     def _forget(self, manager: Any, name: str, number: int, finished: bool) -> None:
         if not finished:
@@ -273,7 +273,7 @@ def _raise_failure(output: Any, slot: Slot, manager: Any) -> None:
     if output is None or reason is not None:
         raise EngineFailed(say("engine_lost_request") + (f" ({reason})" if reason else ""))
     if slot.failure is not None:
-        raise EngineFailed(say("engine_lost_grammar", reason=slot.failure))
+        raise EngineFailed(say("engine_lost_grammar", reason=slot.failure), UNPROCESSABLE)
 
 
 def greedy_reference(model: Any, ids: list[int], max_new_tokens: int, ends: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from easyllm.core.errors import StageFailed
 from easyllm.core.messages import say
 from easyllm.serve.contract import Abilities, EngineFailed, Sampling, Scored, Token
-from easyllm.serve.engines.grammar import Grammars, knows
+from easyllm.serve.engines.grammar import UNPROCESSABLE, Grammars, knows
 from easyllm.serve.engines.llama_library import BATCH_OUTPUTS, BATCH_TOKENS, Llama, Row
 from easyllm.serve.engines.sampling import Slot, choose, new_slot
 
@@ -85,7 +85,7 @@ class LlamaEngine:
     ) -> AsyncGenerator[Token, None]:
         follower = None
         if sampling.grammar and self._grammars:
-            follower = await asyncio.to_thread(self._grammars.compile, sampling.grammar)
+            follower = await self._grammars.follower(sampling.grammar)
         slot = new_slot(sampling, ids, follower)
         work = Work(list(ids), asyncio.get_running_loop(), slot=slot, left=max_new_tokens)
         self._take(work)
@@ -217,7 +217,7 @@ class LlamaEngine:
             return
         token = choose(logits, work.slot)
         if work.slot.failure:
-            work.tell(EngineFailed(say("engine_lost_grammar", reason=work.slot.failure)))
+            work.tell(EngineFailed(say("engine_lost_grammar", reason=work.slot.failure), UNPROCESSABLE))
             work.ended = True
             return
         work.ids.append(token)

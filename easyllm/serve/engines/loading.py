@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from easyllm.core.artifact import Decision
 from easyllm.core.errors import failed
@@ -83,6 +85,6 @@ def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> A
     """The model in evaluation mode on ``device``. Raises StageFailed where its files are not a whole model."""
     try:
         return load_model(directory, dtype).to(device)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, StrictDataclassError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise failed("SERVE-011", stage="serve", path=str(directory), reason=reason) from error

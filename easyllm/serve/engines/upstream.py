@@ -1,7 +1,6 @@
 """The server behind the remote engine, over its OpenAI API: which model it has, and token ids for token ids."""
 
 import json
-import os
 import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import httpx
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say
 from easyllm.serve.contract import EngineFailed, Remote, Scored
+from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.engines.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
 from easyllm.serve.sse import data_of
 
@@ -131,10 +131,11 @@ class Upstream:
 
 
 def key_of(variable: str | None) -> str | None:
-    """The API key in the environment variable of that name. Raises UserError SERVE-033 where it holds none."""
+    """The API key in the environment variable of that name. Raises UserError SERVE-033 where it holds none to send."""
     if variable is None:
         return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise refuse("SERVE-033", stage="serve", key="serve.remote_key_variable", variable=variable)
-    return key
+    try:
+        return key_to_send(variable)
+    except ValueError as error:
+        told = {"variable": variable, "reason": str(error)}
+        raise refuse("SERVE-033", stage="serve", key="serve.remote_key_variable", **told) from error

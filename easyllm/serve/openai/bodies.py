@@ -61,7 +61,7 @@ class Message(Body):
 def _plain_call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid(f"`arguments` of a tool call is not JSON: {error}", "messages") from error
     found = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     return found if call.id is None else {"id": call.id} | found

@@ -113,7 +113,7 @@ class DemandedReader:
             return {"tool_calls": [call_of({"function": {"name": self._name, "arguments": self._raw}})]}
         try:
             calls = json.loads(self._raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"content": self._raw}
         plain = [{"name": call["name"], "arguments": call["parameters"]} for call in calls]
         return {"tool_calls": [call_of({"function": call}) for call in plain]}

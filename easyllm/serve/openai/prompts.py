@@ -6,6 +6,7 @@ from typing import Any
 from easyllm.serve.contract import Scored
 from easyllm.serve.openai.bodies import CompletionBody
 from easyllm.serve.openai.shapes import CompletionLogprobs, PromptLogprob
+from easyllm.serve.text import Detokenizer, decode
 from easyllm.serve.token_texts import text_of
 
 Namer = Callable[[int], str]
@@ -20,14 +21,14 @@ def namer(tokenizer: Any, body: CompletionBody) -> Namer:
 
 def echo_of(tokenizer: Any, body: CompletionBody, ids: list[int], scored: Sequence[Scored]) -> dict[str, Any]:
     """The prompt as the beginning of an answer; ``scored`` where ``logprobs`` asks for it."""
-    found: dict[str, Any] = {"text": tokenizer.decode(ids, clean_up_tokenization_spaces=False)}
+    found: dict[str, Any] = {"text": decode(tokenizer, ids, with_special=True)}
     if body.logprobs is None:
         return found
     name = namer(tokenizer, body)
-    offsets, at = [], 0
+    offsets, at, reader = [], 0, Detokenizer(tokenizer, with_special=True)
     for token in ids:
         offsets.append(at)
-        at += len(text_of(tokenizer, token))
+        at += len(reader.add(token))
     tops = [
         None if value is None or best is None else named(name, [*best.items(), (token, value)])
         for token, (value, best) in zip(ids, scored, strict=True)

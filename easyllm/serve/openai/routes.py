@@ -21,7 +21,7 @@ from easyllm.serve.openai.asks import (
     several,
 )  # fmt: skip
 from easyllm.serve.openai.bodies import ChatBody, CompletionBody, OpenAIBody, grammar_of
-from easyllm.serve.openai.conversation import rendered
+from easyllm.serve.openai.conversation import rendered, size_of
 from easyllm.serve.openai.demanded import demand_of, reader_of
 from easyllm.serve.openai.prompts import echo_of, prompt_logprobs
 from easyllm.serve.openai.shapes import ChatChunk, ChatCompletion, Completion, ModelCard, ModelList
@@ -69,7 +69,8 @@ class OpenAIRoutes:
             raise invalid("`top_logprobs` needs `logprobs`: true", "top_logprobs")
         demand = demand_of(body)
         tokenizer, tools = self.desk.model.voice.tokenizer, body.known_tools()
-        prompt = rendered(tokenizer, body.messages, tools)
+        self.desk.require_places(body.n or 1)
+        prompt = await self.desk.beside(size_of(body), lambda: rendered(tokenizer, body.messages, tools))
         count = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
         room = self.desk.room(prompt.ids, getattr(body, count), None, ("messages", count))
         grammar = demand.grammar if demand else grammar_of(body.response_format)
@@ -90,11 +91,12 @@ class OpenAIRoutes:
         adapter = adapter_of_model(self.desk, body.model)
         require_own_ends(self.desk, body)
         told, count = body.n or 1, made(body)
+        self.desk.require_places(count * len(body.prompts()))
         grammar = body.structured_outputs.grammar() if body.structured_outputs else None
         sampling = sampling_of(self.desk, body, body.logprobs or 0, grammar, COMPLETION_NAMES)
         self.require_scores(body)
         tokenizer = self.desk.model.voice.tokenizer
-        prompts = [self.ids_of(prompt) for prompt in body.prompts()]
+        prompts = [await self.ids_of(prompt) for prompt in body.prompts()]
         names = "prompt", "max_tokens"
         rooms = [self.desk.room(ids, body.max_tokens, NEW_TOKENS_OF_A_COMPLETION, names) for ids in prompts]
         asks: list[Ask] = []
@@ -107,8 +109,8 @@ class OpenAIRoutes:
         words = Words("cmpl", "text_completion", "text_completion", adapter or self.desk.about.name, tellers)
         return await self.reply(body, asks, words, request, sum(len(ids) for ids in prompts), (count, told))
 
-    def ids_of(self, prompt: str | list[int]) -> list[int]:
-        return self.desk.prompt_of_text(prompt) if isinstance(prompt, str) else self.desk.prompt_of_ids(prompt)
+    async def ids_of(self, prompt: str | list[int]) -> list[int]:
+        return await self.desk.prompt_of_text(prompt) if isinstance(prompt, str) else self.desk.prompt_of_ids(prompt)
 
     async def echo(self, body: CompletionBody, ids: list[int], adapter: str | None, request: Request) -> dict[str, Any]:
         """The prompt as the beginning of an answer, its tokens scored where ``logprobs`` asks for it."""

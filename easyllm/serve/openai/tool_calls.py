@@ -14,7 +14,7 @@ from easyllm.serve.openai.shapes import Said, ToolCall
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What models call the part before the answer; clients know it by the first of these names."""
 
-UNREADABLE = (ValueError, KeyError, TypeError)
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
 """What the parser raises where a model wrote what its own declaration does not allow."""
 
 

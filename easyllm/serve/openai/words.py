@@ -168,7 +168,7 @@ class CompletionTeller:
         self._echo = echo
         self._beside = beside
         """What a whole answer tells of its prompt besides."""
-        self._told = sum(len(text_of(tokenizer, token)) for token in prompt) if echo else 0
+        self._told = len(echo["text"]) if echo else 0
         """Characters told so far."""
 
     def whole(self, answer: Whole) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class CompletionTeller:
         offsets = []
         for piece in pieces:
             offsets.append(self._told)
-            self._told += len(piece.text)
+            self._told += piece.characters
         return {
             "tokens": [self._name(piece.token.id) for piece in pieces],
             "token_logprobs": [piece.token.logprob for piece in pieces],

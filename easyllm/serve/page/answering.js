@@ -19,6 +19,11 @@ export function stop() {
   for (const controller of under_way.values()) controller.abort();
 }
 
+/** Stop the answers of one conversation. */
+export function stopIn(conversation) {
+  for (const turn of conversation.turns) for (const answer of turn.answers) under_way.get(answer)?.abort();
+}
+
 /**
  * Ask every model of a turn at once. `shows` has draw(turn, answer), which is called as the text grows, and
  * keep(conversation). Resolves when the last answer has ended, however it ended.

@@ -43,8 +43,33 @@ export function show(conversation, turn) {
   conversation.at = end.id;
 }
 
-/** Whether nothing came of a turn: it may be asked again in its own place. */
-export const isEmpty = (turn) => turn.answers.every((answer) => !answer.text);
+/** Whether a turn may be asked again in its own place: nothing came of it, and nothing was said after it. */
+export function isBare(conversation, turn) {
+  return turn.answers.every((answer) => !answer.text) && !conversation.turns.some((other) => other.parent === turn.id);
+}
+
+/**
+ * Take what another window has stored of a conversation into `ours`, which stays the object it is. Only bare turns are
+ * ever taken away and answers only grow, so of each turn the copy that has more stays, and a turn that the other window
+ * had not seen when it stored is no turn that it deleted. Where `ahead`, name and settings stay ours as well. Returns
+ * whether `ours` now has something that should be stored again.
+ */
+export function takeIn(ours, fresh, running, ahead) {
+  const has = (turn) => JSON.stringify(turn.answers).length;
+  const isRunning = (turn) => turn.answers.some(running);
+  const before = new Map(ours.turns.map((turn) => [turn.id, turn]));
+  const stored = new Map(fresh.turns.map((turn) => [turn.id, turn]));
+  const unseen = ours.turns.filter((turn) => !stored.has(turn.id) && (ahead || isRunning(turn) || !isBare(ours, turn)));
+  const turns = fresh.turns.map((turn) => {
+    const own = before.get(turn.id);
+    return own && has(own) >= has(turn) ? own : turn;
+  });
+  turns.push(...unseen);
+  const stays = ours.turns.some(isRunning) && turns.some((turn) => turn.id === ours.at);
+  Object.assign(ours, ahead ? {} : { ...fresh, at: stays ? ours.at : fresh.at }, { turns });
+  // What is under way is stored again and again anyhow; two windows that answered each other's would never rest.
+  return ours.turns.some((turn) => !isRunning(turn) && !(stored.has(turn.id) && has(stored.get(turn.id)) >= has(turn)));
+}
 
 /** What a column is sent: all before `turn` in the words of its own model, where that has answered, and the prompt. */
 export function messages(conversation, turn, column) {

@@ -1,12 +1,12 @@
 // The chat: what each key and button does.
 import * as answering from "./answering.js";
-import { add, create, isEmpty, same, show, titleOf } from "./conversation.js";
+import { add, create, isBare, same, show, takeIn, titleOf } from "./conversation.js";
 import { banner, by, remember, remembered } from "./dom.js";
 import * as files from "./files.js";
 import { watchKeys } from "./keys.js";
 import { openSettings, showSide, watchHeights, writeAll } from "./panels.js";
 import { say, written } from "./say.js";
-import { HERE, models, setKey } from "./server.js";
+import { HERE, isOrigin, models, setKey } from "./server.js";
 import { drawSettings, problem } from "./settings.js";
 import { drawList } from "./sidebar.js";
 import { tell } from "./speak.js";
@@ -18,17 +18,26 @@ const other = new URLSearchParams(location.search).get("other"); // the second s
 let columns = []; // every model that can be asked: { server, model }
 let conversations = [];
 let conversation;
+const unkept = new Set(); // conversations that have begun, or in whose field something was written, since they were kept
 
 // What is kept
 
 function keep(one = conversation) {
+  unkept.delete(one);
   if (!conversations.includes(one)) return; // deleted while its answer was under way
   if (!store.keep(one)) banner(say("full"));
 }
 
+function keepUnkept() {
+  for (const one of unkept) keep(one);
+}
+
 function setCurrent(one) {
   conversation = one;
-  if (!conversations.includes(one)) conversations.unshift(one);
+  if (!conversations.includes(one)) {
+    conversations.unshift(one);
+    unkept.add(one);
+  }
   try {
     sessionStorage.setItem("easyllm.current", one.id);
   } catch {
@@ -44,13 +53,52 @@ function lastCurrent() {
   }
 }
 
+/**
+ * Take in what other windows have stored and deleted. A conversation stays the object it is: an answer may be under way
+ * in it, its name half typed, a dialog open that asks about it.
+ */
+function catchUp() {
+  const [shown, before] = [conversation, JSON.stringify(conversation)];
+  const known = new Map(conversations.map((one) => [one.id, one]));
+  conversations = [];
+  for (const fresh of store.all()) {
+    const ours = known.get(fresh.id) ?? fresh;
+    conversations.push(ours);
+    if (ours === conversation || unkept.has(ours)) fresh.draft = ours.draft;
+    const ahead = store.isAhead(ours);
+    if (ours !== fresh && takeIn(ours, fresh, answering.running, ahead) && !ahead) keep(ours);
+  }
+  for (const one of known.values()) {
+    if (conversations.includes(one)) continue;
+    // One that has only begun was never there for the other window to see.
+    if (!one.turns.length && (one === conversation || unkept.has(one))) conversations.unshift(one);
+    else answering.stopIn(one);
+  }
+  keepRest();
+  if (!conversations.includes(conversation)) setCurrent(conversations[0] ?? create(conversation.settings));
+  if (conversation !== shown || JSON.stringify(conversation) !== before) {
+    if (conversation !== shown || !document.querySelector(".editor")) drawThread(conversation, turnActs);
+    drawAround();
+  }
+  drawButtons();
+  if (!document.querySelector("#list input")) listActs.redraw();
+}
+
+function keepRest() {
+  if (store.keepRest()) banner("");
+}
+
 // What is drawn
 
 function draw() {
-  chooseColumns();
+  drawAround();
   drawThread(conversation, turnActs);
   drawList(conversations, conversation, listActs);
-  drawSettings(conversation.settings, (values) => {
+}
+
+function drawAround() {
+  chooseColumns();
+  drawSettings(conversation, (values) => {
     Object.assign(conversation.settings, values);
     keep();
   });
@@ -143,8 +191,11 @@ async function begin(one, turn) {
 
 const turnActs = {
   running: answering.running,
-  /** The prompt in the place of `turn`: a branch, unless nothing had come of it. */
-  ask: (turn, prompt) => ask(turn.parent, prompt, isEmpty(turn) ? turn : null),
+  /** The prompt in the place of `turn`: a branch, unless nothing had come of it or after it. */
+  ask(turn, prompt) {
+    const now = conversation.turns.find(({ id }) => id === turn.id); // as another window may have left it
+    return ask(turn.parent, prompt, now && isBare(conversation, now) ? now : null);
+  },
   show(turn, name) {
     show(conversation, turn);
     keep();
@@ -154,7 +205,7 @@ const turnActs = {
   },
   redraw(id) {
     drawThread(conversation, turnActs);
-    document.querySelector(`[data-turn="${id}"] [data-do=edit]`).focus();
+    document.querySelector(`[data-turn="${id}"] [data-do=edit]`)?.focus();
   },
 };
 
@@ -189,12 +240,12 @@ const listActs = {
     by("sure-title").textContent = say("sure", { title: titleOf(one) });
     by("sure-delete").onclick = () => {
       by("sure").close();
+      answering.stopIn(one);
       store.forget(one);
-      conversations.splice(conversations.indexOf(one), 1);
-      if (one === conversation) {
-        answering.stop();
-        open(conversations[0] ?? create(one.settings));
-      } else listActs.redraw();
+      conversations = conversations.filter(({ id }) => id !== one.id);
+      keepRest();
+      if (one === conversation) open(conversations[0] ?? create(one.settings));
+      else listActs.redraw();
     };
     by("sure").showModal();
   },
@@ -237,12 +288,11 @@ function openKey(server, then) {
 function connect() {
   const typed = by("other-form").elements.other.value.trim();
   const address = URL.parse?.(typed) ?? null;
-  if (typed && !["http:", "https:"].includes(address?.protocol)) {
+  if (typed && !isOrigin(address?.origin ?? "")) {
     by("other-problem").textContent = say("other_wrong");
     return;
   }
   remember("easyllm.other", address ? address.origin : "");
-  keep();
   location.assign(address ? `chat?other=${encodeURIComponent(address.origin)}` : "chat");
 }
 
@@ -315,9 +365,11 @@ function listen() {
   });
   by("prompt").oninput = () => {
     conversation.draft = by("prompt").value;
+    unkept.add(conversation);
     grow(by("prompt"));
   };
-  addEventListener("pagehide", () => keep());
+  addEventListener("pagehide", keepUnkept);
+  addEventListener("pageshow", (event) => event.persisted && catchUp()); // it heard of nothing while it was left
   by("stop").onclick = answering.stop;
   by("new").onclick = startNew;
   by("search").oninput = listActs.redraw;
@@ -340,20 +392,16 @@ function listen() {
   by("import").onclick = () => by("import-file").click();
   by("import-file").onchange = take;
   for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
-  store.watch(() => {
-    if (answering.isRunning()) return;
-    conversations = store.all();
-    const fresh = conversations.find((one) => one.id === conversation.id);
-    if (fresh) fresh.draft = conversation.draft;
-    // One that the other window has deleted goes; one that has only begun was never there for it to see.
-    setCurrent(fresh ?? (conversation.turns.length ? conversations[0] ?? create(conversation.settings) : conversation));
-    if (!document.querySelector(".editor, #list input")) draw();
-  });
+  store.watch(catchUp);
   watchKeys(keyActs);
 }
 
 async function begins() {
-  const wanted = remembered("easyllm.other");
+  let wanted = remembered("easyllm.other");
+  if (wanted && !isOrigin(wanted)) {
+    wanted = null; // of an older page: the server would not send this one for it
+    remember("easyllm.other", "");
+  }
   if (wanted && wanted !== other) {
     location.replace(`chat?other=${encodeURIComponent(wanted)}`);
     return;

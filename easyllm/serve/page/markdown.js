@@ -188,7 +188,19 @@ function link(text, at, depth) {
   const address = end < 0 ? null : safe(text.slice(middle + 2, end));
   if (!address || text[at - 1] === "!" || depth >= DEEPEST) return [null, at + 1];
   const label = text.slice(at + 1, middle);
+  if (!isPaired(label)) return [null, at + 1]; // in "[1], see [docs](…)" the link begins later
   return [anchor(address, label), end + 1];
+}
+
+/** Whether each bracket of a label has its other half within it. */
+function isPaired(label) {
+  let open = 0;
+  for (const [sign] of label.matchAll(/\\.|[[\]]/g)) {
+    if (sign === "[") open += 1;
+    if (sign === "]") open -= 1;
+    if (open < 0) return false;
+  }
+  return open === 0;
 }
 
 function bare(text, at) {

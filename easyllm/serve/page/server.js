@@ -2,6 +2,11 @@
 
 export const HERE = ""; // the server that sent this page; any other goes by its origin
 
+const ORIGIN = /^https?:\/\/([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$/; // what page_routes.py takes
+
+/** Whether the page can be had with a policy that allows this origin. */
+export const isOrigin = (text) => ORIGIN.test(text);
+
 export class Trouble extends Error {
   constructor(code, detail = "", seconds = null) {
     super(detail);

@@ -17,14 +17,21 @@ const NUMBERS = [
 
 const form = () => by("settings-form");
 
-/** Write the fields in the language of the page, with the conversation's values; `changed(values)` gets new ones. */
-export function drawSettings(values, changed) {
-  by("numbers").replaceChildren(...NUMBERS.map(({ name, least, most, step }) =>
+let shown = null; // the id of the conversation whose values the fields have
+
+/**
+ * Write the fields in the language of the page, with the conversation's values; `changed(values)` gets new ones. A field
+ * that is being written in stays as it is: half a number has no value yet.
+ */
+export function drawSettings({ id, settings: values }, changed) {
+  const busy = shown === id ? fields().find((field) => field === document.activeElement) : undefined;
+  shown = id;
+  if (!busy) by("numbers").replaceChildren(...NUMBERS.map(({ name, least, most, step }) =>
     el("label", {}, el("span", {}, say(name)), el("input", {
       type: "number", name, min: String(least), max: String(most), step: "any", "data-step": String(step),
       inputmode: "decimal", placeholder: say("server_chooses"), "aria-describedby": "settings-problem",
     }))));
-  for (const field of fields()) field.value = values[field.name] ?? "";
+  for (const field of fields()) if (field !== busy) field.value = values[field.name] ?? "";
   form().oninput = () => {
     by("settings-problem").textContent = problem()?.text ?? "";
     changed(Object.fromEntries(fields().map((field) => [field.name, field.value])));

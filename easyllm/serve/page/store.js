@@ -2,7 +2,7 @@
 
 const PREFIX = "easyllm.chat.";
 
-const memory = new Map(); // what a browser that keeps nothing has until the page is closed
+const memory = new Map(); // what the browser has no room for, until it has or the page is closed
 
 /** Every conversation, the one that changed last first. An entry that is not ours to read is left alone. */
 export function all() {
@@ -26,6 +26,15 @@ export function keep(conversation) {
   }
 }
 
+/** Whether this page has it newer than the browser, which had no room. */
+export const isAhead = (conversation) => memory.has(conversation.id);
+
+/** Keep what the browser had no room for, if it has now. True where all of it, and there was some, is kept. */
+export function keepRest() {
+  const waiting = [...memory.values()];
+  return waiting.length > 0 && waiting.map((conversation) => keep(conversation)).every(Boolean);
+}
+
 export function forget(conversation) {
   memory.delete(conversation.id);
   if (names().length) localStorage.removeItem(PREFIX + conversation.id);
@@ -34,7 +43,9 @@ export function forget(conversation) {
 /** Call `changed` when another window has kept or forgotten something. */
 export function watch(changed) {
   addEventListener("storage", (event) => {
-    if (event.key === null || event.key.startsWith(PREFIX)) changed();
+    if (event.key !== null && !event.key.startsWith(PREFIX)) return;
+    if (event.key !== null && event.newValue === null) memory.delete(event.key.slice(PREFIX.length)); // deleted there
+    changed();
   });
 }
 

@@ -113,9 +113,15 @@ class Server:
 
     @cached_property
     def models(self) -> list[str]:
-        """The ids in /v1/models; none where it has no such route."""
+        """The ids in /v1/models; none where it has no such route, or something else than a list of cards there."""
         reply = self.ask("GET", "/v1/models")
-        return [str(card["id"]) for card in reply.json["data"]] if reply.status == httpx.codes.OK else []
+        try:
+            found = reply.json if reply.status == httpx.codes.OK else {}
+        except ValueError:
+            return []
+        cards = found.get("data") if isinstance(found, dict) else None
+        listed = cards if isinstance(cards, list) else []
+        return [str(card["id"]) for card in listed if isinstance(card, dict) and "id" in card]
 
     @property
     def model(self) -> str:

@@ -1,6 +1,5 @@
 """``easyllm serve URL --self-test``: every check asked of a running server, one line each as it is known."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -11,6 +10,8 @@ from rich.cells import cell_len, set_cell_size
 from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import refuse
 from easyllm.core.messages import say, term
+from easyllm.serve.address import has_host_name
+from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.selftest import openai_checks, refusal_checks, tgi_checks
 from easyllm.serve.selftest.outcome import Broken, Check, NotOffered, Outcome
 from easyllm.serve.selftest.server import Server, short
@@ -25,6 +26,8 @@ CHECKS: tuple[Check, ...] = (
 """In the order they are asked: the answers first, how it says no, and last what may hurt it."""
 DIALECTS = ("chat", "generate")
 """The check of each API without which it is not spoken at all."""
+SIGNS = ("models", "info")
+"""The checks that tell a server of a model whose answers are broken from a server of something else."""
 
 
 def self_test(
@@ -35,7 +38,7 @@ def self_test(
     {"url", "model", "holds", "checks": [{"api", "check", "outcome", "seen"}]}. Raises UserError SERVE-070 to SERVE-079.
     """
     url = target.rstrip("/").removesuffix("/v1").rstrip("/")
-    if not is_base_address(f"{url}/v1"):
+    if not (is_base_address(f"{url}/v1") and has_host_name(url)):
         raise refuse("SERVE-070", stage="serve", asked=without_password(target))
     with closing(Server(url, key_of(key_variable), model)) as server:
         knock(server)
@@ -44,7 +47,7 @@ def self_test(
             outcomes.append(outcome)
             if tell:
                 tell(line(outcome))
-        if all(outcome.state == "not offered" for outcome in outcomes if outcome.name in DIALECTS):
+        if not speaks(outcomes):
             raise refuse("SERVE-073", stage="serve", url=url)
         holds = all(outcome.state != "broken" for outcome in outcomes)
         if tell:
@@ -52,14 +55,21 @@ def self_test(
         return {"url": url, "model": server.model, "holds": holds, "checks": [outcome.row() for outcome in outcomes]}
 
 
+def speaks(outcomes: list[Outcome]) -> bool:
+    """Whether it is a server of a model at all: any web server answers something at any address."""
+    states = {outcome.name: outcome.state for outcome in outcomes}
+    asked = {states[name] for name in DIALECTS}
+    return "holds" in asked or ("broken" in asked and "holds" in {states[name] for name in SIGNS})
+
+
 def key_of(variable: str | None) -> str | None:
     """The key in that environment variable; None where none is named."""
     if variable is None:
         return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise refuse("SERVE-072", stage="serve", variable=variable)
-    return key
+    try:
+        return key_to_send(variable)
+    except ValueError as error:
+        raise refuse("SERVE-072", stage="serve", variable=variable, reason=str(error)) from error
 
 
 def knock(server: Server) -> None:
@@ -67,7 +77,8 @@ def knock(server: Server) -> None:
     SERVE-079 where it says itself that it is not ready."""
     try:
         reply, health = server.ask("GET", "/v1/models"), server.ask("GET", "/health")
-    except httpx.HTTPError as error:
+        server.models  # noqa: B018  known from now on, also should the server not live to the end
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise refuse("SERVE-071", stage="serve", url=server.url, reason=reason_of(error)) from error
     if reply.status in (401, 403):
         raise refuse("SERVE-074", stage="serve", url=server.url, told=reply.reason)

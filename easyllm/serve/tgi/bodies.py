@@ -59,14 +59,14 @@ def grammar_of(wanted: JsonGrammar | RegexGrammar | SchemaGrammar | None) -> Gra
     if isinstance(wanted, RegexGrammar):
         return Grammar("regex", wanted.value)
     schema: Any = wanted.value.schema_ if isinstance(wanted, SchemaGrammar) else wanted.value
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except ValueError as error:
-            raise invalid(f"grammar is not valid: {error}", "grammar") from error
+    try:
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        text = json.dumps(schema, ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"grammar is not valid: {error}", "grammar") from error
     if not isinstance(schema, dict):
         raise invalid("grammar is not valid: a JSON schema is an object", "grammar")
-    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
+    return Grammar("json_schema", text)
 
 
 class TgiParameters(Body):

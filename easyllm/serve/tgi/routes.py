@@ -16,7 +16,7 @@ from easyllm.serve.desk import Desk
 from easyllm.serve.doors import Door
 from easyllm.serve.honoured import require_able, require_score, warmth
 from easyllm.serve.model_names import adapter_of_id, adapter_of_model
-from easyllm.serve.openai.conversation import rendered
+from easyllm.serve.openai.conversation import rendered, size_of
 from easyllm.serve.refusals import invalid
 from easyllm.serve.several import mean_logprob
 from easyllm.serve.stopwatch import Stopwatch, compute_headers
@@ -106,22 +106,27 @@ class TgiRoutes:
         """A text's tokens."""
         body = await self.desk.read(request, TokenizeBody)
         keep = self.truncation(body.parameters.truncate) if body.parameters else None
-        tokens = tokens_of(self.desk.model.voice.tokenizer, body.inputs, special=True)
+        tokens = await self.tokens_of(body.inputs, special=True)
         return JSONResponse(tokens[-keep:] if keep else tokens)
 
     async def chat_tokenize(self, request: Request) -> Response:
         """A conversation as the chat template writes it, and its tokens."""
         body = await self.desk.read(request, ChatTokenizeBody)
         adapter_of_model(self.desk, body.model)
-        tokenizer = self.desk.model.voice.tokenizer
-        text = rendered(tokenizer, body.messages, body.known_tools()).text
-        found: ChatTokens = {"tokenize_response": tokens_of(tokenizer, text, special=False), "templated_text": text}
+        tokenizer, tools = self.desk.model.voice.tokenizer, body.known_tools()
+        prompt = await self.desk.beside(size_of(body), lambda: rendered(tokenizer, body.messages, tools))
+        tokens = await self.tokens_of(prompt.text, special=False)
+        found: ChatTokens = {"tokenize_response": tokens, "templated_text": prompt.text}
         return JSONResponse(found)
+
+    async def tokens_of(self, text: str, special: bool) -> list[SimpleToken]:
+        tokenizer = self.desk.model.voice.tokenizer
+        return await self.desk.beside(len(text), lambda: tokens_of(tokenizer, text, special))
 
     async def whole(self, body: TgiBody, request: Request) -> tuple[Generated, dict[str, str]]:
         """The answer and the headers that say where its time went."""
         watch = Stopwatch()
-        asks = self.asks(body)
+        asks = await self.asks(body)
         scored = await self.prefill(body, asks[0], request)
         watch.ask()
         answers = await self.desk.wholes(asks, request, watch.begin)
@@ -141,7 +146,7 @@ class TgiRoutes:
         if settings.decoder_input_details:
             told = "`decoder_input_details` == true is not supported when streaming tokens"
             raise invalid(told, "decoder_input_details")
-        asks = self.asks(body)
+        asks = await self.asks(body)
         words = TgiWords(self.desk.model.voice.tokenizer, body, asks)
         return await self.desk.streams(asks, words.stream, request, compute_headers(self.device, body.inputs))
 
@@ -149,7 +154,7 @@ class TgiRoutes:
     def device(self) -> str:
         return self.desk.model.device or "remote"
 
-    def asks(self, body: TgiBody) -> list[Ask]:
+    async def asks(self, body: TgiBody) -> list[Ask]:
         """One for each of ``best_of`` answers."""
         settings = body.parameters or TgiParameters()
         count = settings.best_of or 1
@@ -158,7 +163,7 @@ class TgiRoutes:
         if count > 1 and settings.seed is not None:
             raise invalid("`seed` must not be set when `best_of` > 1", "seed")
         adapter = adapter_of_id(self.desk, settings.adapter_id)
-        ids = self.desk.prompt_of_text(body.inputs, self.truncation(settings.truncate))
+        ids = await self.desk.prompt_of_text(body.inputs, self.truncation(settings.truncate))
         room = self.desk.room(ids, settings.max_new_tokens, DEFAULT_NEW_TOKENS, ("inputs", "max_new_tokens"))
         stops = tuple(settings.stop or ())
         samplings = [
