@@ -1,11 +1,11 @@
 """What can be asked of an evaluation."""
 
-import os
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from easyllm.core.inputs import Takes
+from easyllm.core.keys import key_to_send
 from easyllm.core.section import Section, distinct
 
 
@@ -22,9 +22,11 @@ class Endpoint(Section):
     """Longest wait for one answer."""
 
     def key(self) -> str | None:
-        """Without the line's end that a file leaves behind it; None where there is none that a header can carry."""
-        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
-        return key if key and key.isascii() and key.isprintable() else None
+        """None where there is none that can be sent."""
+        try:
+            return key_to_send(self.key_variable) if self.key_variable else None
+        except ValueError:
+            return None
 
 
 class EvaluateConfig(Section):

@@ -5,12 +5,12 @@ from typing import Any
 
 from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import Problem, UserError, problem
+from easyllm.core.keys import key_to_send
 from easyllm.core.stage import Job
 from easyllm.serve import address
 from easyllm.serve.adapters.inputs import adapter_problems
 from easyllm.serve.config import ServeConfig
 from easyllm.serve.door.access import access_of, access_problems
-from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.engines.gguf import gguf_problems
 from easyllm.serve.engines.precision import precision_problems
 from easyllm.serve.limits import limit_problems, model_positions, read_json

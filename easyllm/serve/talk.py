@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from easyllm.core.addresses import is_loopback
 from easyllm.core.errors import refuse
+from easyllm.core.keys import key_to_send
 from easyllm.core.messages import say
-from easyllm.serve.door.keys import key_to_send
 
 USUAL_KEY_VARIABLE = "OPENAI_API_KEY"
 

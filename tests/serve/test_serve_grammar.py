@@ -197,6 +197,7 @@ def test_a_grammar_that_grows_too_complex_fails_its_own_request_alone(
 
     bent, free = asyncio.run(both())
     assert isinstance(bent, EngineFailed)
+    assert bent.status == 422  # the grammar is the client's
     assert "Too many items" in str(bent)
     assert len(free[0]) > 0
     assert served.engine.running == 0

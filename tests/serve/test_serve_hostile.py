@@ -85,13 +85,6 @@ def test_a_call_whose_arguments_are_no_json_is_refused(door: Doored) -> None:
     assert "not JSON" in answer.json()["error"]["message"]
 
 
-def test_a_grammar_that_becomes_too_complex_is_the_clients_matter(door: Doored) -> None:
-    asked = {"messages": HI, "max_tokens": 5, "response_format": {"type": "regex", "value": "a" * 60_000}}
-    answer = door.ask("/v1/chat/completions", json=asked)
-    assert answer.status_code in (200, 400)
-    assert "Internal" not in answer.text
-
-
 def test_a_grammar_that_compiles_for_long_holds_up_no_other_and_is_refused_in_time(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,16 +107,6 @@ def parse_keys(lines: list[str], names: set[str] | None = None, keys: set[str] |
     return found
 
 
-def key_to_send(variable: str) -> str:
-    """The key in that environment variable. Raises ValueError, which says why, where it holds none that can be sent."""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ValueError(say("key_unset"))
-    if not key.isascii() or not key.isprintable():  # neither may stand in a header
-        raise ValueError(say("key_unsendable"))
-    return key
-
-
 def offered_key(authorization: str) -> str | None:
     """The key of an ``Authorization`` header; None where it is of another kind."""
     scheme, _, key = authorization.strip().partition(" ")

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from easyllm.core.errors import refuse
+from easyllm.core.keys import key_to_send
 from easyllm.core.messages import say
 from easyllm.serve.contract import EngineFailed, Remote, Scored
-from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.engines.wire import BAD_GATEWAY, Event, Unfit, event_of, score_body, scores_of
 from easyllm.serve.sse import data_of
 

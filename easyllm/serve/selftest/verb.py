@@ -9,9 +9,9 @@ from rich.cells import cell_len, set_cell_size
 
 from easyllm.core.addresses import is_base_address, without_password
 from easyllm.core.errors import refuse
+from easyllm.core.keys import key_to_send
 from easyllm.core.messages import say, term
 from easyllm.serve.address import has_host_name
-from easyllm.serve.door.keys import key_to_send
 from easyllm.serve.selftest import openai_checks, refusal_checks, tgi_checks
 from easyllm.serve.selftest.outcome import Broken, Check, NotOffered, Outcome
 from easyllm.serve.selftest.server import Server, short
